@@ -1,0 +1,120 @@
+"""What a trace finds: nodes with their cost, and the totals that derive from them.
+
+No torch here: a report outlives the model, is compared, stored and printed without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+Op = Literal["placeholder", "call_module", "call_function", "call_method", "output"]
+Executed = Literal["meta", "real"]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One step of the forward pass, as `torch.fx` would name it.
+
+    `module` is the path of the module whose code ran the step ("" for the model itself); for a
+    `call_module` node it is the leaf module's own path. `module_type` is that module's class name.
+    """
+
+    name: str
+    op: Op
+    target: str
+    module: str
+    module_type: str
+    flops: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleTotal:
+    """Inclusive cost of one module: its own steps and those of all modules inside it."""
+
+    type: str
+    flops: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """The cost of one forward pass.
+
+    `params` counts the elements of all parameters, shared ones once. `inputs` describes each input tensor,
+    "float32[1, 3, 224, 224]" or "mask=bool[1, 7]". `executed` says whether the shape-only run sufficed
+    ("meta") or real tensors were needed ("real", with the `reason`). `unsupported` maps each ATen op
+    without an answer to its number of calls: where it is not empty, `flops` is too low.
+    `module_types` maps every module path of the model, in order of registration, to its class name.
+    """
+
+    model: str
+    mode: str
+    inputs: tuple[str, ...]
+    executed: Executed
+    reason: str
+    params: int
+    nodes: tuple[Node, ...]
+    module_types: Mapping[str, str]
+    unsupported: Mapping[str, int]
+
+    @cached_property
+    def flops(self) -> int:
+        """Total FLOPs: the sum over the nodes."""
+        return sum(node.flops for node in self.nodes)
+
+    @cached_property
+    def macs(self) -> int:
+        """Total multiply-accumulates of contractions: the sum over the nodes."""
+        return sum(node.macs for node in self.nodes)
+
+    @cached_property
+    def modules(self) -> Mapping[str, ModuleTotal]:
+        """Inclusive totals by module path; "" is the model, every path of `module_types` is present.
+
+        A module that runs twice counts twice; a module reachable by several paths counts under the first.
+        """
+        flops = dict.fromkeys(self.module_types, 0)
+        macs = dict.fromkeys(self.module_types, 0)
+        for node in self.nodes:
+            for path in enclosing(node.module):
+                flops[path] += node.flops
+                macs[path] += node.macs
+        return {path: ModuleTotal(kind, flops[path], macs[path]) for path, kind in self.module_types.items()}
+
+    @cached_property
+    def functions(self) -> Mapping[tuple[str, str], int]:
+        """FLOPs of functional work, by (path of the module whose code does it, name of the function).
+
+        With these a module's total is the sum of its functions and of its direct children, and a leaf
+        module's total is its own.
+        """
+        found: dict[tuple[str, str], int] = {}
+        for node in self.nodes:
+            if node.op in ("call_function", "call_method") and node.flops:
+                key = (node.module, base_name(node.name))
+                found[key] = found.get(key, 0) + node.flops
+        return found
+
+    def table(self, *, all_columns: bool = False) -> str:
+        """Return the node table as text, as `torch.fx` prints it, with FLOPs and MACs."""
+        from pytest_flops.table import node_table
+
+        return node_table(self, all_columns=all_columns)
+
+
+def enclosing(path: str) -> Iterator[str]:
+    """Yield a module path and the paths of all modules around it, innermost first, "" last."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+    yield ""
+
+
+def base_name(node_name: str) -> str:
+    """Return a node name without the number that makes it unique: `add_12` is an `add`."""
+    head, _, tail = node_name.rpartition("_")
+    return head if head and tail.isdigit() else node_name
