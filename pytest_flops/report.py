@@ -44,11 +44,12 @@ class ModuleTotal:
 class Report:
     """The cost of one forward pass.
 
-    `params` counts the elements of all parameters, shared ones once. `inputs` describes each input tensor,
-    "float32[1, 3, 224, 224]" or "mask=bool[1, 7]". `executed` says whether the shape-only run sufficed
+    `params` counts the elements of all parameters, shared ones once. `inputs` describes each input by the name
+    that `forward` gives it: "x: float32[1, 3, 224, 224]", "use_cache: False". `executed` says whether the shape-only run sufficed
     ("meta") or real tensors were needed ("real", with the `reason`). `unsupported` maps each ATen op
     without an answer to its number of calls: where it is not empty, `flops` is too low.
     `module_types` maps every module path of the model, in order of registration, to its class name.
+    `formulas` and `torch` are the versions that counted.
     """
 
     model: str
@@ -60,6 +61,8 @@ class Report:
     nodes: tuple[Node, ...]
     module_types: Mapping[str, str]
     unsupported: Mapping[str, int]
+    formulas: int
+    torch: str
 
     @cached_property
     def flops(self) -> int:
