@@ -1,21 +1,39 @@
-"""The one registry of FLOP formulas, and how an op without an entry gets its answer."""
+"""The one registry of FLOP formulas, and how an op without an entry gets its answer.
+
+Formulas are kept by qualified name, `"aten::mm"` for every overload or `"aten::sum.dim_IntList"` for one, so
+that a formula can stand here for an op that this torch does not have, or that a library brings in later.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
+from torch import Tensor
+from torch._C import DispatchKey  # what `has_kernel_for_dispatch_key` takes; torch publishes no other name
 from torch._ops import OpOverload, OpOverloadPacket  # the types of `torch.ops.*`; torch publishes no alias
 
 from pytest_flops.errors import FormulaError
 
 
 class Cost(NamedTuple):
-    """FLOPs, and the multiply-accumulates of contractions among them."""
+    """FLOPs, and the multiply-accumulates of contractions among them. Costs add up; an int is plain FLOPs."""
 
     flops: int
     macs: int = 0
+
+    def __add__(self, other: Cost | int) -> Cost:  # type: ignore[override]  # a sum, not tuple concatenation
+        flops, macs = other if isinstance(other, Cost) else (other, 0)
+        return Cost(self.flops + flops, self.macs + macs)
+
+    def __radd__(self, other: int) -> Cost:
+        return self + other
+
+    def __mul__(self, times: int) -> Cost:  # type: ignore[override]  # scaling, not tuple repetition
+        return Cost(self.flops * times, self.macs * times)
 
 
 Formula = Callable[..., "Cost | int"]
@@ -25,3 +43,141 @@ Tensors carry metadata only (they may be on meta): read `.shape`, `.ndim`, `.dty
 else. Returns a `Cost`, or plain FLOPs for an op without multiply-accumulates. May return `NotImplemented` to
 leave the op to its decomposition.
 """
+
+DECOMPOSE = cast(Cost, NotImplemented)
+"""What a formula returns to leave the op to its decomposition, with the type of a formula's answer."""
+
+Op = OpOverload | OpOverloadPacket | str
+F = TypeVar("F", bound=Formula)
+
+_QUALIFIED_NAME = re.compile(r"\w+::\w+(\.\w+)?")
+_formulas: dict[str, Formula] = {}
+_generation = 0
+
+
+def register_flop_formula(ops: Op | Iterable[Op], *, override: bool = False) -> Callable[[F], F]:
+    """Register the decorated function as the formula of an op, or of several.
+
+    An op is an `OpOverloadPacket` (`torch.ops.mylib.my_op`, all overloads), an `OpOverload`
+    (`torch.ops.mylib.my_op.default`), or the name of either, `"mylib::my_op"`, where the library that
+    defines the op may not be loaded yet. In-place ops use the formula of the op without the underscore
+    unless they have their own. See `Formula` for how it is called and what it returns.
+
+    Raises FormulaError for anything else, and for an op that already has a formula unless `override` is set.
+    """
+    names = [_qualified_name(op) for op in _as_list(ops)]
+
+    def register(formula: F) -> F:
+        global _generation
+        taken = [name for name in names if name in _formulas] if not override else []
+        if taken:
+            raise FormulaError(f"{', '.join(taken)} already has a formula; pass override=True to replace it")
+        _formulas.update(dict.fromkeys(names, formula))
+        _generation += 1
+        formula_for.cache_clear()
+        return formula
+
+    return register
+
+
+def generation() -> int:
+    """Return a number that grows with every registration: what was counted under an older one is stale."""
+    return _generation
+
+
+@cache
+def formula_for(func: OpOverload) -> Formula | None:
+    """Return the formula of an ATen op, or None where only its decomposition can tell.
+
+    In order: a registered formula (the overload's before the op's); one FLOP per output element if torch
+    tags the op pointwise; a reduction if it tags it so. An op that torch defines by other ops (composite)
+    is left to these, tag or no tag: outside of inference mode they are all that a trace sees.
+    """
+    for name in _lookup_names(func):
+        if name in _formulas:
+            return _formulas[name]
+    if func.is_view:
+        return no_flops
+    if func.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd):
+        return None
+    tags = _tags(func)
+    if torch.Tag.pointwise in tags:
+        return one_per_element
+    if getattr(torch.Tag, "reduction", None) in tags:
+        return reduction
+    return None
+
+
+def registered_names() -> frozenset[str]:
+    """Return the qualified names of all ops, and of single overloads, that have a formula of their own."""
+    return frozenset(_formulas)
+
+
+def no_flops(*_: Any, **__: Any) -> int:
+    """Zero by kind: the op moves, makes or names data."""
+    return 0
+
+
+def elements(tensors: Any) -> int:
+    """Return the number of elements of a tensor, or of all tensors in a (nested) sequence."""
+    if isinstance(tensors, Tensor):
+        return tensors.numel()
+    return sum(map(elements, tensors)) if isinstance(tensors, (list, tuple)) else 0
+
+
+def one_per_element(*_: Any, out: Any, **__: Any) -> int:
+    """Count one per output element, two if it is complex: its real and imaginary part."""
+    first = out[0] if isinstance(out, (list, tuple)) else out
+    return elements(out) * real_parts(first)
+
+
+def reduction(x: Tensor, *_: Any, out: Any, **__: Any) -> int:
+    """Count n−1 per output, which combine n numbers: the elements that go in less those that come out."""
+    first = out[0] if isinstance(out, (list, tuple)) else out
+    return max(x.numel() - elements(first), 0) * real_parts(x)
+
+
+def real_parts(x: Tensor) -> int:
+    """Return how many real numbers make an element of `x`: two if it is complex."""
+    return 2 if x.is_complex() else 1
+
+
+def _as_list(ops: Op | Iterable[Op]) -> list[Op]:
+    # A packet is iterable (over its overload names), a string too
+    return (
+        [ops]
+        if isinstance(ops, (OpOverload, OpOverloadPacket, str)) or not isinstance(ops, Iterable)
+        else [*ops]
+    )
+
+
+def _qualified_name(op: Any) -> str:
+    if isinstance(op, OpOverload):
+        return f"{op._schema.name}.{op._overloadname}"
+    if isinstance(op, OpOverloadPacket):
+        return op._qualified_op_name
+    if isinstance(op, str) and _QUALIFIED_NAME.fullmatch(op):
+        return op
+    raise FormulaError(
+        f"a formula belongs to an op such as torch.ops.mylib.my_op or its name 'mylib::my_op', "
+        f"not to {op!r} of type {type(op).__name__}"
+    )
+
+
+def _lookup_names(func: OpOverload) -> Iterator[str]:
+    name, overload = func._schema.name, func._overloadname
+    yield f"{name}.{overload}"
+    yield name
+    if name.endswith("_"):
+        yield f"{name[:-1]}.{overload}"
+        yield name[:-1]
+
+
+def _tags(func: OpOverload) -> set[torch.Tag]:
+    # In-place and out= overloads (`gelu_`, `elu.out`) lack tags that their functional twin has
+    namespace, _, name = func._schema.name.partition("::")
+    tags = set(func.tags)
+    for twin in {name, name.removesuffix("_")}:
+        packet = getattr(getattr(torch.ops, namespace), twin, None)
+        tags.update(*(getattr(packet, overload).tags for overload in packet.overloads()) if packet else ())
+    return tags
