@@ -1,0 +1,57 @@
+"""pytest-flops: stop compute regressions of PyTorch models from reaching main.
+
+The names below load on first use, so that importing the package imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_flops.errors import (
+        BaselineError,
+        BudgetError,
+        FlopsError,
+        FormulaError,
+        TraceError,
+    )
+    from pytest_flops.formulas import Cost, register_flop_formula
+    from pytest_flops.report import Node, Report
+    from pytest_flops.tracer import trace
+
+__all__ = [
+    "BaselineError",
+    "BudgetError",
+    "Cost",
+    "FlopsError",
+    "FormulaError",
+    "Node",
+    "Report",
+    "TraceError",
+    "register_flop_formula",
+    "trace",
+]
+
+_ROOMS = {
+    "BaselineError": "errors",
+    "BudgetError": "errors",
+    "Cost": "formulas",
+    "FlopsError": "errors",
+    "FormulaError": "errors",
+    "Node": "report",
+    "Report": "report",
+    "TraceError": "errors",
+    "register_flop_formula": "formulas",
+    "trace": "tracer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

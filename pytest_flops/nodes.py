@@ -1,0 +1,261 @@
+"""Recording the steps of a forward pass while it runs, with the granularity and the names of `torch.fx`.
+
+A leaf module (one from `torch.nn` that is no container: fx's own rule) is one `call_module` step; what is
+called outside a leaf is a `call_function` or `call_method` step. Steps that run no ATen op (`size()`,
+`x.shape`, an assertion) are not recorded. Costs reach the open step through `ShapeMode.sink`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import functools
+import keyword
+import operator
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from pytest_flops.report import Node, Op
+from pytest_flops.shapes import ShapeMode
+
+CONTAINERS = (nn.Sequential, nn.DataParallel, nn.parallel.DistributedDataParallel)
+"""Modules from `torch.nn` that run other modules and do nothing themselves: seen through, not leaves."""
+
+# What Python calls for an operator, by name, and the operator that fx records for it (fx reads `x += y` as an
+# addition). Names without underscores are also methods; the caller's instruction tells which was written.
+_OPERATORS: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "truediv": operator.truediv,
+    "floordiv": operator.floordiv,
+    "remainder": operator.mod,
+    "mod": operator.mod,
+    "pow": operator.pow,
+    "matmul": operator.matmul,
+    "neg": operator.neg,
+    "pos": operator.pos,
+    "invert": operator.invert,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "gt": operator.gt,
+    "le": operator.le,
+    "ge": operator.ge,
+    "and": operator.and_,
+    "or": operator.or_,
+    "xor": operator.xor,
+    "lshift": operator.lshift,
+    "rshift": operator.rshift,
+    "getitem": operator.getitem,
+    "setitem": operator.setitem,
+}
+_OPERATOR_INSTRUCTIONS = ("BINARY_", "INPLACE_", "UNARY_", "COMPARE_OP")
+_RESERVED = {*dir(builtins), *keyword.kwlist, "inf", "nan", "NoneType", "torch", "device", "fx_pytree", "pytree"}
+
+
+class Step:
+    """A node while its cost is still being added up."""
+
+    __slots__ = ("flops", "is_stray", "macs", "module", "module_type", "name", "op", "target", "unsupported")
+
+    def __init__(self, name: str, op: Op, target: str, module: str, module_type: str) -> None:
+        self.name = name
+        self.op = op
+        self.target = target
+        self.module = module
+        self.module_type = module_type
+        self.flops = 0
+        self.macs = 0
+        self.unsupported: dict[str, int] | None = None
+        self.is_stray = False
+
+
+class Names:
+    """Give out names as `torch.fx.Graph` does: unique, and never a Python builtin."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+        self._last: dict[str, int] = {}
+
+    def unique(self, wanted: str) -> str:
+        name, base, number = _identifier(wanted)
+        if number is None or name in self._used:
+            number = self._last.get(base, 0)
+            if name in _RESERVED:
+                number += 1
+                name = f"{base}_{number}"
+        while name in self._used:
+            number += 1
+            name = f"{base}_{number}"
+        self._used.add(name)
+        self._last[base] = number
+        return name
+
+
+@functools.lru_cache(maxsize=8192)
+def _identifier(wanted: str) -> tuple[str, str, int | None]:
+    """Turn any text into a Python name in snake case; return it, and its stem and number where it ends in one."""
+    name = re.sub("[^0-9a-zA-Z_]+", "_", re.sub("(?<=[a-z])([A-Z])", r"_\1", wanted)).lower() or "_unnamed"
+    name = f"_{name}" if name[0].isdigit() else name
+    head, _, tail = name.rpartition("_")
+    return (name, head, int(tail)) if head and tail.isdigit() else (name, name, None)
+
+
+class Recorder(TorchFunctionMode):
+    """Record the steps of one forward pass; enter it through `recording`."""
+
+    def __init__(self, root_type: str) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self.shapes: ShapeMode
+        self._stack = [("", root_type)]
+        self._raised: tuple[BaseException, str] | None = None
+        self._leaf = False
+
+    @property
+    def where(self) -> str:
+        """The path of the module that is running, or was when the last exception was raised."""
+        return self._raised[1] if self._raised else self._stack[-1][0]
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the steps as nodes, with the names that fx gives them."""
+        names = Names()
+        return tuple(
+            Node(names.unique(s.name), s.op, s.target, s.module, s.module_type, s.flops, s.macs)
+            for s in self.steps
+            if not s.is_stray or s.flops
+        )
+
+    def mark(self, op: Op, name: str) -> None:
+        """Record an input of the model, or the end of its forward pass."""
+        self.steps.append(self._step(name, op, name))
+
+    def open_stray(self, func: Any) -> Step:
+        """Record an ATen op that runs outside every function that PyTorch lets us see: nothing is missed."""
+        step = self._step(func._schema.name.partition("::")[2], "call_function", str(func))
+        step.is_stray = True
+        self.steps.append(step)
+        return step
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        shapes = self.shapes
+        if self._leaf or shapes.sink is not None:
+            return func(*args, **(kwargs or {}))
+        name, op, target, is_ambiguous = _identity(func)
+        if not name:
+            return func(*args, **(kwargs or {}))
+        if is_ambiguous and _wrote_operator(sys._getframe(1)):
+            name, op, target = _operator_identity(name)
+        step = self._step(name, op, target)
+        answered = shapes.answered
+        shapes.sink = step
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            shapes.sink = None
+            if shapes.answered != answered:
+                self.steps.append(step)
+
+    def run_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Run one call of a module of the model, recording it as a step if the module is a leaf."""
+        if self._leaf or self.shapes.sink is not None:
+            return module._call_impl(*args, **kwargs)
+        self._stack.append((path, type(module).__name__))
+        try:
+            if path == "" or not is_leaf(module):
+                return module._call_impl(*args, **kwargs)
+            return self._run_leaf(module, args, kwargs)
+        except BaseException as err:
+            if self._raised is None or self._raised[0] is not err:
+                self._raised = (err, path)
+            raise
+        finally:
+            self._stack.pop()
+
+    def _run_leaf(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        path, kind = self._stack[-1]
+        self.steps.append(step := Step(path, "call_module", path, path, kind))
+        self._leaf = True
+        self.shapes.sink = step
+        try:
+            return module._call_impl(*args, **kwargs)
+        finally:
+            self.shapes.sink = None
+            self._leaf = False
+
+    def _step(self, name: str, op: Op, target: str) -> Step:
+        return Step(name, op, target, *self._stack[-1])
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Tell whether a module is one step: fx's own rule, a module from `torch.nn` that is no container."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
+    home = type(module).__module__
+    return home.startswith(("torch.nn", "torch.ao.nn")) and not isinstance(module, CONTAINERS)
+
+
+@contextmanager
+def recording(recorder: Recorder, shapes: ShapeMode, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Record every function call, and every call of `modules` (by path), until the end of the block.
+
+    The modules keep an attribute each, which `preserve.untouched` around this block takes away.
+    """
+    # `nn.Module.__call__` hands over to this private attribute, as `module.compile()` sets it: an attribute of
+    # the instance, where patching the class would empty the attribute cache of every module class (3 ms), and
+    # global hooks would run outside the user's own hooks, whose work belongs to the module.
+    for path, module in modules.items():
+        module.__dict__["_compiled_call_impl"] = functools.partial(recorder.run_module, module, path)
+    recorder.shapes = shapes
+    with shapes, recorder:
+        yield
+
+
+@functools.lru_cache(maxsize=4096)
+def _identity(func: Callable[..., Any]) -> tuple[str, Op, str, bool]:
+    """Return fx's name, op and target for a function, and whether it may have been written as an operator.
+
+    The name is empty for attribute access (`x.shape`), which is no step.
+    """
+    name = getattr(func, "__name__", type(func).__name__)
+    if name in ("__get__", "__set__", "__delete__"):
+        return "", "call_method", "", False
+    if not getattr(func, "__qualname__", "").startswith(("Tensor.", "TensorBase.", "_TensorBase.")):
+        return name, "call_function", _target(func), False
+    if name.startswith("__"):
+        return *_operator_identity(name), False
+    return name, "call_method", name, name.rstrip("_") in _OPERATORS
+
+
+def _operator_identity(name: str) -> tuple[str, Op, str]:
+    bare = name.strip("_")
+    for candidate in (bare, bare[1:]):
+        if (function := _OPERATORS.get(candidate)) is not None:
+            return function.__name__, "call_function", str(function)
+    return bare, "call_method", name
+
+
+def _target(func: Callable[..., Any]) -> str:
+    """Return how fx prints a function, without the address that changes from run to run."""
+    text = str(func)
+    if " at 0x" not in text:
+        return text
+    home = getattr(func, "__module__", None) or "torch"
+    return f"{home}.{getattr(func, '__name__', type(func).__name__)}"
+
+
+def _wrote_operator(frame: types.FrameType) -> bool:
+    """Tell whether the instruction that a frame is at is an operator (`x + y`), not a call (`x.add(y)`)."""
+    return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith(_OPERATOR_INSTRUCTIONS)

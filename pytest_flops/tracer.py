@@ -1,0 +1,334 @@
+"""`trace`: one shape-only run of a model, and what every step of it costs."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+# Private, for want of a public one: the structures that PyTorch itself looks into for tensors, with those that
+# transformers and others have registered.
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only
+
+from pytest_flops.errors import TraceError
+from pytest_flops.formulas import FORMULAS_VERSION
+from pytest_flops.nodes import Recorder, recording
+from pytest_flops.preserve import untouched
+from pytest_flops.report import Report
+from pytest_flops.shapes import CPU, ShapeMode, meta_like
+
+Execute = Literal["auto", "meta", "real"]
+
+_VARIADIC = inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)
+
+
+def trace(
+    model: Callable[..., Any],
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    train: bool = False,
+    backward: bool = False,
+    execute: Execute = "auto",
+) -> Report:
+    """Run a model once on shapes alone and return what each step costs.
+
+    `model` is a `torch.nn.Module`, a bound method of one, or any callable; `args` is the tuple of its positional
+    arguments (anything else is taken as the only one) and `kwargs` its keyword arguments. The model runs in
+    eval mode, or in training mode with `train=True`; it is left exactly as it was found.
+
+    `execute="auto"` falls back to real tensors where the forward pass depends on values ("meta" and "real"
+    insist): the report says which in `executed`, and the counts are the same either way.
+
+    Raises `TraceError` for what cannot be counted, and whatever the model itself raises.
+    """
+    if execute not in ("auto", "meta", "real"):
+        raise TraceError(f"execute={execute!r}: choose one of 'auto', 'meta', 'real'.")
+    if backward:
+        raise TraceError("backward=True is not available yet: this version counts the forward pass.")
+    subject = _Subject.of(model)
+    inputs = _Inputs.of(args, kwargs or {})
+    return _trace(subject, inputs, train, execute)
+
+
+def _trace(subject: _Subject, inputs: _Inputs, train: bool, execute: Execute) -> Report:
+    reason = ""
+    if execute != "real":
+        run = _Run(subject, train, real=False)
+        failure = run.attempt(inputs)
+        if failure is None:
+            return run.report(inputs, reason)
+        if execute == "meta" or subject.lives_on_meta or inputs.on_meta:
+            raise run.explain(failure)
+        reason = run.reason(failure)
+    elif subject.lives_on_meta or inputs.on_meta:
+        raise TraceError(f"{subject.name} cannot run on real tensors: it, or an input, lives on meta.")
+    run = _Run(subject, train, real=True)
+    failure = run.attempt(inputs)
+    if failure is not None and _forbidden_by_inference_mode(failure):
+        run = _Run(subject, train, real=True, inference=False)
+        failure = run.attempt(inputs)
+    if failure is not None:
+        raise run.explain(failure)
+    return run.report(inputs, reason)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is counted: something to call, and the modules it is made of."""
+
+    name: str
+    call: Callable[..., Any]
+    signature: inspect.Signature | None
+    root: nn.Module | None
+    modules: Mapping[str, nn.Module]
+    parameters: Sequence[Tensor]
+    buffers: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, model: Any) -> _Subject:
+        """Reach the model under its wrappers, and refuse what cannot be seen into."""
+        model = _unwrapped(model)
+        if not callable(model):
+            raise TraceError(
+                f"Cannot count {model!r:.80}: expected a torch.nn.Module, a method of one or a function, "
+                f"not {type(model).__name__}."
+            )
+        if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+            name = getattr(model, "original_name", None) or getattr(model, "name", type(model).__name__)
+            raise TraceError(
+                f"{name} is TorchScript, which hides its modules: count the model that torch.jit.script or "
+                "torch.jit.trace was called on."
+            )
+        root = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
+        root = root if isinstance(root, nn.Module) else None
+        name = type(model).__name__ if model is root else getattr(model, "__qualname__", type(model).__name__)
+        modules = dict(root.named_modules()) if root is not None else {}
+        return cls(
+            name=name.rpartition("<locals>.")[2],
+            call=model,
+            signature=_signature(root.forward if root is not None and model is root else model),
+            root=root,
+            modules={path.replace("_orig_mod.", "").removesuffix("._orig_mod"): m for path, m in modules.items()},
+            parameters=_unique(t for module in modules.values() for t in module._parameters.values()),
+            buffers=_unique(t for module in modules.values() for t in module._buffers.values()),
+        )
+
+    @property
+    def symbolic(self) -> list[Tensor]:
+        """The tensors that a shape-only run reads the metadata of: parameters and floating buffers."""
+        return [*self.parameters, *(b for b in self.buffers if b.is_floating_point() or b.is_complex())]
+
+    @property
+    def lives_on_meta(self) -> bool:
+        return any(tensor.is_meta for tensor in [*self.parameters, *self.buffers])
+
+    @property
+    def device(self) -> torch.device | None:
+        """The one device that all parameters and buffers live on, if there is one."""
+        devices = {tensor.device for tensor in [*self.parameters, *self.buffers]}
+        return devices.pop() if len(devices) == 1 else None
+
+    @property
+    def types(self) -> dict[str, str]:
+        return {path: type(module).__name__ for path, module in self.modules.items()} or {"": self.name}
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The arguments of one forward pass, ready to be given to several runs."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    iterators: frozenset[int | str]
+
+    @classmethod
+    def of(cls, args: Any, kwargs: Mapping[str, Any]) -> _Inputs:
+        """Keep the arguments; what can be read only once is read into a list here."""
+        args = args if type(args) is tuple else (args,)
+        named = {**dict(enumerate(args)), **kwargs}
+        iterators = frozenset(name for name, value in named.items() if isinstance(value, Iterator))
+        kept = {name: list(value) if name in iterators else value for name, value in named.items()}
+        return cls(tuple(kept[i] for i in range(len(args))), {name: kept[name] for name in kwargs}, iterators)
+
+    def fresh(self, convert: Callable[[Tensor], Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments for one run, with every tensor converted."""
+        args, kwargs = tree_map_only(Tensor, convert, (self.args, dict(self.kwargs)))
+        for name in self.iterators & set(kwargs):
+            kwargs[name] = iter(kwargs[name])
+        return tuple(iter(arg) if i in self.iterators else arg for i, arg in enumerate(args)), kwargs
+
+    @property
+    def on_meta(self) -> bool:
+        leaves = tree_flatten_with_path((self.args, dict(self.kwargs)))[0]
+        return any(isinstance(leaf, Tensor) and leaf.is_meta for _, leaf in leaves)
+
+    def named(self, signature: inspect.Signature | None) -> dict[str, Any]:
+        """Return the arguments by the names that the model gives them."""
+        if signature is None:
+            signature = inspect.Signature([_VARIADIC])
+        try:
+            bound = signature.bind(*self.args, **self.kwargs).arguments
+        except TypeError:  # calling the model will say it better
+            return {f"args_{i}": arg for i, arg in enumerate(self.args)} | dict(self.kwargs)
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                bound.update(bound.pop(name, {}))
+        return bound
+
+    def described(self, signature: inspect.Signature | None) -> tuple[str, ...]:
+        """Return a line for each tensor and each plain value given: "x: float32[1, 3, 224, 224]"."""
+        leaves = tree_flatten_with_path(self.named(signature))[0]
+        return tuple(
+            f"{path[0].key}{keystr(path[1:])}: {_describe(leaf)}" for path, leaf in leaves if leaf is not None
+        )
+
+
+class _Run:
+    """One run of the forward pass under the recording modes."""
+
+    def __init__(self, subject: _Subject, train: bool, *, real: bool, inference: bool = True) -> None:
+        self._subject = subject
+        self._train = train
+        self._real = real
+        self._inference = inference
+        self._recorder = Recorder(subject.name if subject.root is None else type(subject.root).__name__)
+        self._shapes = ShapeMode(
+            real=real, symbolic=() if real else subject.symbolic, open_stray=self._recorder.open_stray
+        )
+
+    def attempt(self, inputs: _Inputs) -> Exception | None:
+        """Run the model; return what went wrong, if anything did, also when the model swallowed it."""
+        args, kwargs = inputs.fresh(self._real_input if self._real else _symbolic_input)
+        for name in inputs.named(self._subject.signature):
+            self._recorder.mark("placeholder", name)
+        try:
+            with self._surroundings():
+                self._subject.call(*args, **kwargs)
+        except Exception as err:
+            return err
+        finally:
+            self._shapes.undo.restore()
+        self._recorder.mark("output", "output")
+        failure = self._shapes.failure
+        return failure if isinstance(failure, Exception) else None
+
+    @contextmanager
+    def _surroundings(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(untouched(self._subject.modules.values()))
+            torch.backends.mha.set_fastpath_enabled(False)
+            self._set_mode()
+            stack.enter_context(torch.inference_mode() if self._inference else torch.no_grad())
+            if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(recording(self._recorder, self._shapes, self._subject.modules))
+            yield
+
+    def _set_mode(self) -> None:
+        """Put the model into training or eval mode; modules that stay frozen by overriding `train` stay so."""
+        root = self._subject.root
+        if root is not None and any(m.training != self._train for m in self._subject.modules.values()):
+            root.train(self._train)
+
+    def _real_input(self, tensor: Tensor) -> Tensor:
+        device = self._subject.device
+        return tensor if device is None else tensor.to(device)
+
+    def reason(self, failure: Exception) -> str:
+        """Say in one line why the shape-only run could not go on, and where."""
+        return f"in {self._place}: {_first_line(failure)}"
+
+    def explain(self, failure: Exception) -> Exception:
+        """Return what to raise for a failed run: the model's own exception, with a line on where it happened."""
+        if not self._real and self._shapes.failure is not None:
+            return TraceError(
+                f"{self._subject.name} needs values that a shape-only run does not have, {self.reason(failure)}. "
+                "Give it real tensors: build the model on the CPU and drop execute='meta'."
+            ).with_traceback(failure.__traceback__)
+        kind = "real tensors" if self._real else "shapes alone"
+        add_note(failure, f"pytest-flops was running {self._subject.name} on {kind}, in {self._place}.")
+        return failure
+
+    @property
+    def _place(self) -> str:
+        path = self._recorder.where
+        return f"module {path!r}" if path else "its own forward"
+
+    def report(self, inputs: _Inputs, reason: str) -> Report:
+        """Return what the run recorded."""
+        unsupported: dict[str, int] = {}
+        for step in self._recorder.steps:
+            for op, calls in (step.unsupported or {}).items():
+                unsupported[op] = unsupported.get(op, 0) + calls
+        return Report(
+            model=self._subject.name,
+            mode="train" if self._train else "eval",
+            inputs=inputs.described(self._subject.signature),
+            executed="real" if self._real else "meta",
+            reason=reason,
+            params=sum(parameter.numel() for parameter in self._subject.parameters),
+            nodes=self._recorder.nodes(),
+            module_types=self._subject.types,
+            unsupported=unsupported,
+            formulas=FORMULAS_VERSION,
+            torch=torch.__version__,
+        )
+
+
+def add_note(err: BaseException, note: str) -> None:
+    """Add a line to an exception, as `BaseException.add_note` does since Python 3.11."""
+    err.__notes__ = [*getattr(err, "__notes__", ()), note]
+
+
+def _unwrapped(model: Any) -> Any:
+    """Return the model that torch.compile or a data-parallel wrapper holds."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif (original := getattr(model, "_orig_mod", None)) is not None:
+            model = original
+        elif (original := getattr(model, "_torchdynamo_orig_callable", None)) is not None:
+            model = original
+        else:
+            return model
+
+
+def _unique(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    return list({id(tensor): tensor for tensor in tensors if tensor is not None}.values())
+
+
+def _signature(function: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+
+
+def _symbolic_input(tensor: Tensor) -> Tensor:
+    if tensor.is_meta or tensor.is_floating_point() or tensor.is_complex():
+        return meta_like(tensor)
+    return tensor.to(CPU)
+
+
+def _forbidden_by_inference_mode(err: Exception) -> bool:
+    """Tell whether a model uses autograd inside its forward pass, as models of forces do."""
+    return isinstance(err, RuntimeError) and ("nference" in str(err) or "grad" in str(err))
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, (bool, int, float, str, torch.dtype)):
+        return repr(value)
+    return type(value).__name__
+
+
+def _first_line(err: BaseException) -> str:
+    return (str(err).strip() or type(err).__name__).splitlines()[0]
