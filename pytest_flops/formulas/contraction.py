@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pytest_flops.formulas.registry import Cost, real_parts, register_flop_formula
@@ -31,13 +33,15 @@ def scaled(n: int, alpha: complex, beta: complex, parts: int = 1) -> int:
     return ((parts if beta != 0 else 0) + scale_bias + scale_product) * n
 
 
-@register_flop_formula(
-    ["aten::mm", "aten::_int_mm", "aten::_sparse_mm", "aten::_sparse_sparse_matmul", "aten::hspmm"]
-)
+@register_flop_formula(["aten::mm", "aten::_int_mm", "aten::_sparse_sparse_matmul", "aten::hspmm"])
 def mm(a: Tensor, b: Tensor, *_: Any, **__: Any) -> Cost:
-    """Count (2k−1)·m·n for (m,k)·(k,n). Sparse operands count as dense ones: the bound that shapes give."""
+    """Count (2k−1)·m·n for (m,k)·(k,n); with a sparse operand only what it stores."""
     m, k = a.shape
     _k, n = b.shape
+    if a.layout is not torch.strided:
+        return sparse_products(a, n)
+    if b.layout is not torch.strided:
+        return sparse_products(b, m)
     return dots(m * n, k, parts=real_parts(a))
 
 
@@ -57,6 +61,20 @@ def matmul(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
     if not a.ndim or not b.ndim:
         return Cost(out.numel() * (6 if out.is_complex() else 1))  # `inner` of a scalar scales
     return dots(out.numel(), a.shape[-1], parts=real_parts(a))
+
+
+def sparse_products(a: Tensor, n: int) -> Cost:
+    """Return the cost of a sparse times a dense matrix: each stored element meets n others, and is added."""
+    stored = (a._values() if a.layout is torch.sparse_coo else a.values()).numel()
+    products = stored * n * (4 if a.is_complex() else 1)
+    return Cost(2 * products, products)
+
+
+@register_flop_formula("aten::_sparse_mm_reduce_impl")
+def sparse_mm_reduce(a: Tensor, b: Tensor, reduce: str, *_: Any, out: Any, **__: Any) -> Cost:
+    """Count a product and its combination (sum, maximum…) per stored element; a mean is divided."""
+    result: Tensor = out[0]
+    return sparse_products(a, b.shape[1]) + (result.numel() if reduce == "mean" else 0)
 
 
 @register_flop_formula("aten::linear")
@@ -123,3 +141,108 @@ def addr(
 def foreach_mm(a: Sequence[Tensor], b: Sequence[Tensor], *_: Any, **__: Any) -> Cost:
     """Count every product of the list."""
     return sum(map(mm, a, b), Cost(0))
+
+
+@register_flop_formula("aten::_scaled_mm")
+def scaled_mm(
+    a: Tensor, b: Tensor, scale_a: Any, scale_b: Any, bias: Any = None, *_: Any, out: Any, **__: Any
+) -> Cost:
+    """Count `mm`, one scaling per output element, and the bias."""
+    n = a.shape[0] * b.shape[1]
+    return mm(a, b) + n * (1 + (bias is not None))
+
+
+@register_flop_formula("aten::_scaled_mm_v2")
+def scaled_mm_v2(a: Tensor, b: Tensor, *args: Any, out: Any, **__: Any) -> Cost:
+    """Count as `scaled_mm`."""
+    return scaled_mm(a, b, args[0], args[3], args[6], out=out)
+
+
+@register_flop_formula(["aten::_grouped_mm", "aten::_scaled_grouped_mm", "aten::_scaled_grouped_mm_v2"])
+def grouped_mm(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """Count one dot product per output element, whichever dimension is ragged, for each row has one group.
+
+    With a ragged inner dimension, (m, Σk)·(Σk, n), the groups share the Σk products of an element of `mm`.
+    """
+    k = a.shape[-1]
+    if a.ndim == b.ndim == 2:
+        products = a.shape[0] * k * b.shape[1]
+        return Cost(2 * products - out.numel(), products)
+    return dots(out.numel(), k)
+
+
+@register_flop_formula(
+    ["aten::_weight_int8pack_mm", "aten::_weight_int4pack_mm", "aten::_weight_int4pack_mm_for_cpu"]
+)
+@register_flop_formula(["aten::_weight_int4pack_mm_with_scales_and_zeros", "aten::_dyn_quant_matmul_4bit"])
+def packed_weight_mm(x: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """Count (2k−1)·m·n; unpacking the weight is a cast."""
+    return dots(out.numel(), x.shape[-1])
+
+
+@register_flop_formula("aten::_mixed_dtypes_linear")
+def mixed_dtypes_linear(x: Tensor, *_: Any, out: Tensor, bias: Any = None, **__: Any) -> Cost:
+    """Count `linear`; unpacking the weight is a cast."""
+    return dots(out.numel(), x.shape[-1]) + (out.numel() if bias is not None else 0)
+
+
+@register_flop_formula("aten::_sparse_semi_structured_linear")
+def semi_structured_linear(
+    x: Tensor, weight: Tensor, *_: Any, out: Tensor, bias: Any = None, **__: Any
+) -> Cost:
+    """Count the products with the stored half of the weight, (out, in/2), and the bias."""
+    return dots(out.numel(), weight.shape[1]) + (out.numel() if bias is not None else 0)
+
+
+register_flop_formula("aten::mkldnn_linear")(linear)
+
+
+@register_flop_formula("mkl::_mkl_linear")
+def mkl_linear(x: Tensor, packed: Tensor, weight: Tensor, bias: Tensor | None, *_: Any, out: Tensor) -> Cost:
+    """Count `linear`."""
+    return linear(x, weight, bias, out=out)
+
+
+@register_flop_formula(["aten::linear_backward", "aten::mkldnn_linear_backward"])
+def linear_backward(x: Tensor, grad: Tensor, weight: Tensor, mask: Sequence[bool], **__: Any) -> Cost:
+    """Count a product with the weight (for the input), one with the input (for it), a sum for the bias."""
+    rows, features = prod(grad.shape[:-1]), weight.shape[0]
+    cost = Cost(0)
+    if mask[0]:
+        cost += dots(x.numel(), features)
+    if mask[1]:
+        cost += dots(weight.numel(), rows)
+    return cost + mask[2] * (grad.numel() - features)
+
+
+@register_flop_formula("aten::_trilinear")
+def trilinear(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    expand_a: Sequence[int],
+    expand_b: Sequence[int],
+    expand_c: Sequence[int],
+    sumdim: Sequence[int],
+    *_: Any,
+    out: Tensor,
+    **__: Any,
+) -> Cost:
+    """Count Σ a·b·c, 3K−1 per output: two products for each of K terms, and the additions between them."""
+    shapes = map(_expanded, (a, b, c), (expand_a, expand_b, expand_c))
+    sizes = [max(size) for size in zip(*shapes, strict=True)]
+    terms: int = prod(sizes[dim] for dim in sumdim)
+    return dots(out.numel(), terms) + terms * out.numel()
+
+
+def _expanded(x: Tensor, new_dims: Sequence[int]) -> list[int]:
+    shape = list(x.shape)
+    for dim in sorted(new_dims):
+        shape.insert(dim, 1)
+    return shape
+
+
+@register_flop_formula("aten::affine_grid_generator")
+def affine_grid(theta: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """Count a homogeneous coordinate times a row of θ per output element."""
+    return dots(out.numel(), theta.shape[-1])

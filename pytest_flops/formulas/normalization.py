@@ -83,3 +83,34 @@ def norm_backward(weight_at: int, mask_at: int) -> Formula:
 register_flop_formula("aten::native_batch_norm_backward")(norm_backward(2, 9))
 register_flop_formula("aten::native_layer_norm_backward")(norm_backward(5, 7))
 register_flop_formula("aten::native_group_norm_backward")(norm_backward(4, 9))
+
+
+@register_flop_formula(["aten::cudnn_batch_norm_backward", "aten::miopen_batch_norm_backward"])
+def vendor_batch_norm_backward(x: Tensor, grad: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
+    """Count as `native_batch_norm_backward`, all three gradients."""
+    return 13 * x.numel()
+
+
+register_flop_formula("aten::batch_norm_backward")(norm_backward(2, 9))
+
+
+@register_flop_formula("aten::_fused_rms_norm_backward")
+def fused_rms_norm_backward(
+    grad: Tensor, x: Tensor, shape: Any, rstd: Tensor, weight: Any, mask: Any, *_: Any, **__: Any
+) -> int:
+    """Count x̂ (1 per element), dx = rstd·(g·w − x̂·mean(g·w·x̂)), 5 and the weight, and Σ g·x̂, 2."""
+    to_input, to_weight = mask
+    per_element: int = 1 + (5 + (weight is not None)) * to_input + 2 * to_weight
+    return per_element * x.numel()
+
+
+@register_flop_formula("aten::_weight_norm_interface")
+def weight_norm(v: Tensor, g: Tensor, *_: Any, **__: Any) -> int:
+    """Count v·(g/‖v‖): the norms, 2 per element, a division per norm, and a product per element."""
+    return 3 * v.numel() + g.numel()
+
+
+@register_flop_formula("aten::_weight_norm_interface_backward")
+def weight_norm_backward(grad: Tensor, v: Tensor, g: Tensor, *_: Any, **__: Any) -> int:
+    """Count Σ g·v, 2 per element, and dv = (g/‖v‖)·(dw − v·Σ/‖v‖²), 3 per element; 4 per norm."""
+    return 5 * v.numel() + 4 * g.numel()

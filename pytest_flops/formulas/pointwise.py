@@ -31,7 +31,7 @@ def per_element(flops: int) -> Formula:
 
 
 FLOPS_PER_ELEMENT = {
-    1: """log_sigmoid log_sigmoid_forward threshold_backward glu_jvp polar""",
+    1: """log_sigmoid log_sigmoid_forward threshold_backward floor_divide glu_jvp polar""",
     # compare with both borders; a named clamp; value and condition of the gradient
     2: """
         hardtanh relu6 hardshrink xlogy special_xlog1py _add_relu hardtanh_backward hardshrink_backward
@@ -99,7 +99,8 @@ def dropout(x: Tensor, p: float, train: bool | None = True, *_: Any, **__: Any) 
     """
     if train is False or p == 0:
         return 0
-    return (1 if p == 1 else 2) * x.numel()
+    multiply = 6 if x.is_complex() else 1
+    return ((p != 1) + multiply) * x.numel()
 
 
 @register_flop_formula("aten::equal")

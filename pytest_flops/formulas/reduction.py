@@ -13,7 +13,7 @@ from pytest_flops.formulas.softmax import rows
 # torch tags most of these itself, but only since it has a tag for reductions
 REDUCTIONS = """
         sum nansum prod amax amin max min all any argmax argmin median nanmedian kthvalue _is_all_true
-        _is_any_true _sparse_sum _sparse_csr_sum _sparse_csr_prod
+        _is_any_true _sparse_sum _sparse_csr_sum _sparse_csr_prod hash_tensor
     """
 register_flop_formula([f"aten::{name}" for name in REDUCTIONS.split()])(reduction)
 register_flop_formula(["aten::max.other", "aten::min.other", "aten::max.out", "aten::min.out"])(

@@ -126,9 +126,9 @@ def elements(tensors: Any) -> int:
 
 
 def one_per_element(*_: Any, out: Any, **__: Any) -> int:
-    """Count one per output element, two if it is complex: its real and imaginary part."""
-    first = out[0] if isinstance(out, (list, tuple)) else out
-    return elements(out) * real_parts(first)
+    """Count one per element of the (first) output, two if it is complex: its real and imaginary part."""
+    first: Tensor = out[0] if isinstance(out, (list, tuple)) else out
+    return first.numel() * real_parts(first)
 
 
 def reduction(x: Tensor, *_: Any, out: Any, **__: Any) -> int:

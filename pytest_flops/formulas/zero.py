@@ -35,10 +35,10 @@ ZERO_BY_KIND = {
         geometric_ log_normal log_normal_ poisson binomial multinomial _standard_gamma _sample_dirichlet
     """,
     "lookup and selection": """
-        index _unsafe_index _unsafe_masked_index index_select gather take take_along_dim embedding select
-        index_fill index_fill_ index_copy masked_fill masked_scatter masked_select where nonzero
-        nonzero_static nonzero_numpy argwhere slice_scatter select_scatter diagonal_scatter
-        as_strided_scatter select_backward slice_backward diagonal_backward max_unpool2d max_unpool3d
+        index _unsafe_index _unsafe_masked_index index_select gather take embedding select index_fill
+        index_fill_ index_copy masked_fill masked_scatter masked_select where nonzero nonzero_static
+        nonzero_numpy argwhere slice_scatter select_scatter diagonal_scatter as_strided_scatter
+        select_backward slice_backward diagonal_backward max_unpool2d max_unpool3d
     """,
     "questions about the tensor": """
         item _local_scalar_dense is_nonzero is_same_size is_pinned is_coalesced sym_size sym_stride
