@@ -60,7 +60,17 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "setitem": operator.setitem,
 }
 _OPERATOR_INSTRUCTIONS = ("BINARY_", "INPLACE_", "UNARY_", "COMPARE_OP")
-_RESERVED = {*dir(builtins), *keyword.kwlist, "inf", "nan", "NoneType", "torch", "device", "fx_pytree", "pytree"}
+_RESERVED = {
+    *dir(builtins),
+    *keyword.kwlist,
+    "inf",
+    "nan",
+    "NoneType",
+    "torch",
+    "device",
+    "fx_pytree",
+    "pytree",
+}
 
 
 class Step:
@@ -104,7 +114,7 @@ class Names:
 
 @functools.lru_cache(maxsize=8192)
 def _identifier(wanted: str) -> tuple[str, str, int | None]:
-    """Turn any text into a Python name in snake case; return it, and its stem and number where it ends in one."""
+    """Turn any text into a Python name in snake case; return it, its stem and the number it ends in."""
     name = re.sub("[^0-9a-zA-Z_]+", "_", re.sub("(?<=[a-z])([A-Z])", r"_\1", wanted)).lower() or "_unnamed"
     name = f"_{name}" if name[0].isdigit() else name
     head, _, tail = name.rpartition("_")
@@ -148,7 +158,11 @@ class Recorder(TorchFunctionMode):
         return step
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         shapes = self.shapes
         if self._leaf or shapes.sink is not None:
@@ -171,11 +185,11 @@ class Recorder(TorchFunctionMode):
     def run_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         """Run one call of a module of the model, recording it as a step if the module is a leaf."""
         if self._leaf or self.shapes.sink is not None:
-            return module._call_impl(*args, **kwargs)
+            return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._stack.append((path, type(module).__name__))
         try:
             if path == "" or not is_leaf(module):
-                return module._call_impl(*args, **kwargs)
+                return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
             return self._run_leaf(module, args, kwargs)
         except BaseException as err:
             if self._raised is None or self._raised[0] is not err:
@@ -190,7 +204,7 @@ class Recorder(TorchFunctionMode):
         self._leaf = True
         self.shapes.sink = step
         try:
-            return module._call_impl(*args, **kwargs)
+            return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
         finally:
             self.shapes.sink = None
             self._leaf = False
@@ -213,8 +227,8 @@ def recording(recorder: Recorder, shapes: ShapeMode, modules: Mapping[str, nn.Mo
 
     The modules keep an attribute each, which `preserve.untouched` around this block takes away.
     """
-    # `nn.Module.__call__` hands over to this private attribute, as `module.compile()` sets it: an attribute of
-    # the instance, where patching the class would empty the attribute cache of every module class (3 ms), and
+    # `nn.Module.__call__` hands over to this private attribute, as `module.compile()` sets it: one of the
+    # instance, where patching the class would empty the attribute cache of every module class (3 ms), and
     # global hooks would run outside the user's own hooks, whose work belongs to the module.
     for path, module in modules.items():
         module.__dict__["_compiled_call_impl"] = functools.partial(recorder.run_module, module, path)

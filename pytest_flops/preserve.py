@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
         if type(value) in _CONTAINERS
     ]
     tensors = [
-        # `.data` is an alias with a life of its own: assigning to `parameter.data` leaves it at the old storage.
+        # `.data` is an alias of its own: assigning to `parameter.data` leaves it at the old storage.
         (tensor, tensor.data, tensor.grad if tensor.is_leaf else None, tensor.requires_grad)
         for _, values in attributes
         for store in ("_parameters", "_buffers")
@@ -88,4 +89,36 @@ def _restore_default_device(device: torch.device) -> None:
 
 
 def _cuda_devices() -> list[int]:
-    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+
+
+class UndoLog:
+    """Puts back what a run writes into tensors that were there before it: buffers, inputs, attributes."""
+
+    def __init__(self) -> None:
+        self._own: set[int] = set()
+        self._saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+
+    def remember(self, tensors: Iterable[Tensor]) -> None:
+        """Save the contents of tensors that are about to be written, unless this run made them."""
+        for tensor in tensors:
+            address = storage_address(tensor)
+            if address and address not in self._own and address not in self._saved:
+                storage = tensor.untyped_storage()
+                self._saved[address] = (storage, storage.clone())  # type: ignore[no-untyped-call]
+
+    def created(self, results: Iterable[Tensor], arguments: Iterable[Tensor]) -> None:
+        """Note the storages that an op made, other than its arguments': nobody needs their contents back."""
+        made = {storage_address(tensor) for tensor in results}
+        self._own |= made - {storage_address(tensor) for tensor in arguments}
+
+    def restore(self) -> None:
+        """Write the saved contents back; call it outside the mode."""
+        for storage, contents in self._saved.values():
+            storage.copy_(contents)
+        self._saved.clear()
+
+
+def storage_address(tensor: Tensor) -> int:
+    """Return the address of a tensor's data; 0 where it has none of its own (meta, empty, sparse)."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0

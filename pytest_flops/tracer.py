@@ -12,16 +12,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-# Private, for want of a public one: the structures that PyTorch itself looks into for tensors, with those that
-# transformers and others have registered.
+# Private, for want of a public one: the structures that PyTorch itself looks into for tensors, with those
+# that transformers and others have registered.
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only
 
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import FORMULAS_VERSION
+from pytest_flops.memo import meta_like
 from pytest_flops.nodes import Recorder, recording
 from pytest_flops.preserve import untouched
 from pytest_flops.report import Report
-from pytest_flops.shapes import CPU, ShapeMode, meta_like
+from pytest_flops.shapes import CPU, ShapeMode
 
 Execute = Literal["auto", "meta", "real"]
 
@@ -39,9 +40,9 @@ def trace(
 ) -> Report:
     """Run a model once on shapes alone and return what each step costs.
 
-    `model` is a `torch.nn.Module`, a bound method of one, or any callable; `args` is the tuple of its positional
-    arguments (anything else is taken as the only one) and `kwargs` its keyword arguments. The model runs in
-    eval mode, or in training mode with `train=True`; it is left exactly as it was found.
+    `model` is a `torch.nn.Module`, a bound method of one, or any callable; `args` is the tuple of its
+    positional arguments (anything else is taken as the only one) and `kwargs` its keyword arguments. It runs
+    in eval mode, or in training mode with `train=True`, and is left exactly as it was found.
 
     `execute="auto"` falls back to real tensors where the forward pass depends on values ("meta" and "real"
     insist): the report says which in `executed`, and the counts are the same either way.
@@ -115,7 +116,9 @@ class _Subject:
             call=model,
             signature=_signature(root.forward if root is not None and model is root else model),
             root=root,
-            modules={path.replace("_orig_mod.", "").removesuffix("._orig_mod"): m for path, m in modules.items()},
+            modules={
+                path.replace("_orig_mod.", "").removesuffix("._orig_mod"): m for path, m in modules.items()
+            },
             parameters=_unique(t for module in modules.values() for t in module._parameters.values()),
             buffers=_unique(t for module in modules.values() for t in module._buffers.values()),
         )
@@ -152,7 +155,7 @@ class _Inputs:
     def of(cls, args: Any, kwargs: Mapping[str, Any]) -> _Inputs:
         """Keep the arguments; what can be read only once is read into a list here."""
         args = args if type(args) is tuple else (args,)
-        named = {**dict(enumerate(args)), **kwargs}
+        named: dict[int | str, Any] = {**dict(enumerate(args)), **{name: kwargs[name] for name in kwargs}}
         iterators = frozenset(name for name, value in named.items() if isinstance(value, Iterator))
         kept = {name: list(value) if name in iterators else value for name, value in named.items()}
         return cls(tuple(kept[i] for i in range(len(args))), {name: kept[name] for name in kwargs}, iterators)
@@ -185,9 +188,7 @@ class _Inputs:
     def described(self, signature: inspect.Signature | None) -> tuple[str, ...]:
         """Return a line for each tensor and each plain value given: "x: float32[1, 3, 224, 224]"."""
         leaves = tree_flatten_with_path(self.named(signature))[0]
-        return tuple(
-            f"{path[0].key}{keystr(path[1:])}: {_describe(leaf)}" for path, leaf in leaves if leaf is not None
-        )
+        return tuple(f"{_place(path)}: {_describe(leaf)}" for path, leaf in leaves if leaf is not None)
 
 
 class _Run:
@@ -232,7 +233,7 @@ class _Run:
             yield
 
     def _set_mode(self) -> None:
-        """Put the model into training or eval mode; modules that stay frozen by overriding `train` stay so."""
+        """Put the model into training or eval mode; modules that override `train` to stay frozen do."""
         root = self._subject.root
         if root is not None and any(m.training != self._train for m in self._subject.modules.values()):
             root.train(self._train)
@@ -246,11 +247,11 @@ class _Run:
         return f"in {self._place}: {_first_line(failure)}"
 
     def explain(self, failure: Exception) -> Exception:
-        """Return what to raise for a failed run: the model's own exception, with a line on where it happened."""
+        """Return what to raise for a failed run: the model's own exception, with a line on where it was."""
         if not self._real and self._shapes.failure is not None:
             return TraceError(
-                f"{self._subject.name} needs values that a shape-only run does not have, {self.reason(failure)}. "
-                "Give it real tensors: build the model on the CPU and drop execute='meta'."
+                f"{self._subject.name} needs values that a shape-only run has not, {self.reason(failure)}. "
+                "Give it real tensors: a model and inputs on the CPU, and no execute='meta'."
             ).with_traceback(failure.__traceback__)
         kind = "real tensors" if self._real else "shapes alone"
         add_note(failure, f"pytest-flops was running {self._subject.name} on {kind}, in {self._place}.")
@@ -287,17 +288,22 @@ def add_note(err: BaseException, note: str) -> None:
     err.__notes__ = [*getattr(err, "__notes__", ()), note]
 
 
+# Where a wrapper keeps the model: torch.compile of a module, and of a function.
+_WRAPPED = ("_orig_mod", "_torchdynamo_orig_callable")
+
+
 def _unwrapped(model: Any) -> Any:
     """Return the model that torch.compile or a data-parallel wrapper holds."""
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif (original := getattr(model, "_orig_mod", None)) is not None:
-            model = original
-        elif (original := getattr(model, "_torchdynamo_orig_callable", None)) is not None:
-            model = original
+            inner = model.module
         else:
+            inner = next(
+                (found for name in _WRAPPED if (found := getattr(model, name, None)) is not None), None
+            )
+        if inner is None:
             return model
+        model = inner
 
 
 def _unique(tensors: Iterable[Tensor | None]) -> list[Tensor]:
@@ -320,6 +326,11 @@ def _symbolic_input(tensor: Tensor) -> Tensor:
 def _forbidden_by_inference_mode(err: Exception) -> bool:
     """Tell whether a model uses autograd inside its forward pass, as models of forces do."""
     return isinstance(err, RuntimeError) and ("nference" in str(err) or "grad" in str(err))
+
+
+def _place(path: tuple[Any, ...]) -> str:
+    """Return where a value is among the arguments, as one writes it: `images[0]`."""
+    return f"{path[0].key}{keystr(path[1:])}"
 
 
 def _describe(value: Any) -> str:

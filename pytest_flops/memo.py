@@ -1,0 +1,147 @@
+"""What ATen ops returned and cost, remembered by the metadata of their arguments.
+
+The meta kernels of many ops are Python that costs up to a millisecond; remembering costs microseconds. The
+memo is process-wide, so that a suite of similar models stays warm, and bounded. Results are remembered as
+descriptions, never as tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pytest_flops.formulas import generation
+
+META = torch.device("meta")
+
+MEMO_LIMIT = 16_384
+"""Remembered ops before the memo starts afresh: about 25 MB, and more than a hundred models' worth."""
+
+
+class _New(NamedTuple):
+    """A result with a storage of its own."""
+
+    size: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class _View(NamedTuple):
+    """A result that shares the storage of an argument, `shift` elements further on."""
+
+    argument: int
+    size: torch.Size
+    stride: tuple[int, ...]
+    shift: int
+
+
+class _Same(NamedTuple):
+    """A result that is an argument: in-place ops, `contiguous` of what is contiguous, `dropout` in eval."""
+
+    argument: int
+
+
+class _Several(NamedTuple):
+    """Results in a tuple or a list."""
+
+    kind: type
+    parts: tuple[_New | _View | _Same | _Several | None, ...]
+
+
+Result = _New | _View | _Same | _Several | None
+
+
+class Outcome(NamedTuple):
+    """What an op returns, as a description, and what it costs."""
+
+    result: Result
+    flops: int
+    macs: int
+    unsupported: Mapping[str, int] | None
+
+
+class UnrepeatableError(Exception):
+    """A result that metadata does not describe (sparse, conjugate, a number): never remembered."""
+
+
+class Memo:
+    """Outcomes by key, dropped when they are too many and when a formula is registered."""
+
+    def __init__(self) -> None:
+        self.outcomes: dict[tuple[object, ...], Outcome] = {}
+        self.generation = generation()
+
+    def current(self) -> dict[tuple[object, ...], Outcome]:
+        """Return the outcomes that are still true."""
+        if self.generation != generation():
+            self.outcomes.clear()
+            self.generation = generation()
+        return self.outcomes
+
+    def store(self, key: tuple[object, ...], outcome: Outcome) -> None:
+        """Remember an outcome; raise TypeError for a key that has no hash."""
+        if len(self.outcomes) >= MEMO_LIMIT:
+            self.outcomes.clear()
+        self.outcomes[key] = outcome
+
+
+def describe(values: Iterable[Any], key: list[object], tensors: list[Tensor]) -> None:
+    """Append what decides an op's result to `key`, and the tensors met on the way to `tensors`."""
+    for value in values:
+        kind = type(value)
+        if kind is Tensor or isinstance(value, Tensor):
+            key.append(value.dtype)
+            key.append(value.shape)
+            key.append(value.stride() if value.layout is torch.strided else value.layout)
+            tensors.append(value)
+        elif kind is list or kind is tuple:
+            key.append(len(value))
+            describe(value, key, tensors)
+        else:
+            key.append(kind)  # 1, 1.0 and True are equal as keys and promote dtypes differently
+            key.append(value)
+
+
+def specify(result: Any, twins: list[Tensor]) -> Result:
+    """Describe a result so that it can be built again from other arguments of the same metadata."""
+    if result is None:
+        return None
+    if type(result) in (tuple, list):
+        return _Several(type(result), tuple(specify(part, twins) for part in result))
+    if type(result) is not Tensor or not result.is_meta or not is_plain(result):
+        raise UnrepeatableError
+    for position, twin in enumerate(twins):
+        if result is twin:
+            return _Same(position)
+    for position, twin in enumerate(twins):
+        if twin.is_meta and result.untyped_storage()._cdata == twin.untyped_storage()._cdata:
+            shift = int(result.storage_offset()) - int(twin.storage_offset())
+            return _View(position, result.size(), result.stride(), shift)
+    return _New(result.size(), result.stride(), result.dtype)
+
+
+def is_plain(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_conj() and not tensor.is_neg()
+
+
+def meta_like(tensor: Tensor) -> Tensor:
+    if not is_plain(tensor):
+        return tensor.to(META)
+    return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=META)
+
+
+def build(result: Result, tensors: list[Tensor], twin: Callable[[Tensor], Tensor]) -> Any:
+    """Make the described result for these argument tensors; `twin` gives the meta tensor a view can be of."""
+    if type(result) is _New:
+        return torch.empty_strided(result.size, result.stride, dtype=result.dtype, device=META)
+    if type(result) is _Same:
+        return tensors[result.argument]
+    if type(result) is _View:
+        base = twin(tensors[result.argument])
+        return base.as_strided(result.size, result.stride, base.storage_offset() + result.shift)
+    if type(result) is _Several:
+        return result.kind([build(part, tensors, twin) for part in result.parts])
+    return None
