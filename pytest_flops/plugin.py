@@ -1,0 +1,234 @@
+"""The pytest plugin: options, marker, fixture and hooks. A table of contents: the work is done elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_flops.errors import FlopsError
+from pytest_flops.session import Ledger, Options, whole_files
+
+if TYPE_CHECKING:
+    from pytest_flops.budget import Budget
+    from pytest_flops.fixture import Attempt, Flops
+
+_MARKER = (
+    "flops_budget(flops=None, macs=None, params=None, modules=None, rtol=0, train=False, backward=False, "
+    'unsupported="error", baseline=True): what the models that a test hands to the `flops` fixture may cost. '
+    'Ceilings are counts such as 8_300_000_000 or "8.3G"; modules={"layer*.0": "900M"} caps the FLOPs of '
+    "modules by glob; rtol is the growth over the baseline that passes."
+)
+
+_OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
+_BUDGET: pytest.StashKey[Budget] = pytest.StashKey()
+_ATTEMPT: pytest.StashKey[Attempt] = pytest.StashKey()
+
+
+# Options ----------------------------------------------------------------------------------------------------
+
+_UPDATES = ("new", "changed", "all")
+
+
+class _Update(argparse.Action):
+    """`--flops-update` with or without `=MODE`: each spelling is an option of its own, so none takes the word
+    behind it, as in `pytest --flops-update tests/test_models.py`."""
+
+    def __init__(self, option_strings: list[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **kwargs)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, (option_string or "").partition("=")[2] or "all")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options, each with its twin for the ini file."""
+    group = parser.getgroup("flops", "FLOPs budgets (pytest-flops)")
+    group.addoption(
+        "--flops-update",
+        *(f"--flops-update={mode}" for mode in _UPDATES),
+        action=_Update,
+        dest="flops_update",
+        default=None,
+        help="write the baselines that are new, that changed, or all (the default); ceilings still hold",
+    )
+    group.addoption(
+        "--flops-strict",
+        action="store_true",
+        dest="flops_strict",
+        default=None,
+        help="fail also when a model does less work than its baseline",
+    )
+    group.addoption(
+        "--flops-prune",
+        action="store_true",
+        dest="flops_prune",
+        default=None,
+        help="delete baselines that no test uses; only where all tests of a file ran and passed",
+    )
+    group.addoption(
+        "--flops-rtol",
+        metavar="FRACTION",
+        dest="flops_rtol",
+        default=None,
+        help="growth over the baseline that passes where the marker sets no rtol (default: 0)",
+    )
+    parser.addini("flops_update", "write baselines as --flops-update does: new, changed or all", default="")
+    parser.addini("flops_strict", "fail also when a model does less work", type="bool", default=False)
+    parser.addini("flops_prune", "delete baselines that no test uses", type="bool", default=False)
+    parser.addini("flops_rtol", "growth over the baseline that passes, as a fraction of it", default="0")
+
+
+def _read_options(config: pytest.Config) -> Options:
+    def value(name: str) -> Any:
+        given = config.getoption(name)
+        return config.getini(name) if given is None else given
+
+    update, rtol = value("flops_update") or None, value("flops_rtol")
+    if update is not None and update not in _UPDATES:
+        raise pytest.UsageError(f"flops_update = {update}: not valid. Give new, changed or all.")
+    if rtol != "0":
+        from pytest_flops.budget import parse_rtol
+
+        try:
+            rtol = parse_rtol(rtol, "flops_rtol")
+        except FlopsError as err:
+            raise pytest.UsageError(str(err)) from None
+    return Options(update, value("flops_strict"), value("flops_prune"), rtol)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, read the options, and start the bookkeeping of the run."""
+    config.addinivalue_line("markers", _MARKER)
+    config.stash[_OPTIONS] = options = _read_options(config)
+    config.pluginmanager.register(Run(config, options), "flops-run")
+
+
+# Collection -------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Read the budgets of all tests, after every conftest had its say; a wrong one is a collection error."""
+    sound = []
+    for item in items:
+        try:
+            _budget(item)
+        except FlopsError as err:
+            text = f"{item.nodeid}: {err}"
+            report = pytest.CollectReport(item.nodeid, "failed", longrepr=text, result=[])
+            config.hook.pytest_collectreport(report=report)
+        else:
+            sound.append(item)
+    items[:] = sound
+
+
+def _budget(item: pytest.Item) -> Budget:
+    if _BUDGET not in item.stash:
+        from pytest_flops.budget import budget_from
+
+        # A mark of one parameter set is closer than those of the function, which pytest lists first.
+        marks = list(item.iter_markers("flops_budget"))
+        own = getattr(getattr(item, "callspec", None), "marks", ())
+        marks.sort(key=lambda mark: not any(mark is other for other in own))
+        rtol = item.config.stash[_OPTIONS].rtol
+        item.stash[_BUDGET] = budget_from([(mark.args, mark.kwargs) for mark in marks], rtol)
+    return item.stash[_BUDGET]
+
+
+# Running ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def flops(request: pytest.FixtureRequest) -> Flops:
+    """Count the FLOPs of a model, flops(model, *inputs), and fail where they break the test's budget."""
+    from pytest_flops.fixture import Flops, start_attempt
+
+    item = request.node
+    item.stash[_ATTEMPT] = attempt = start_attempt(item, _budget(item), item.config.stash[_OPTIONS])
+    return Flops(attempt)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Forget an earlier attempt of the same test."""
+    if _ATTEMPT in item.stash:
+        del item.stash[_ATTEMPT]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Conclude a test body that has ended: write what was accepted, and see that something was measured."""
+    report = yield
+    if call.when == "call":
+        attempt = item.stash.get(_ATTEMPT, None)
+        if attempt is not None and attempt.measured:
+            from pytest_flops.fixture import conclude
+
+            conclude(attempt, report)
+        elif report.passed and not hasattr(report, "wasxfail") and item.get_closest_marker("flops_budget"):
+            from pytest_flops.fixture import fail_unmeasured
+
+            fail_unmeasured(item, report)
+    return report
+
+
+# The run ----------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """The hooks that keep the books of one run; on an xdist worker they only note what was collected."""
+
+    def __init__(self, config: pytest.Config, options: Options) -> None:
+        self._config = config
+        self._options = options
+        self._ledger = Ledger()
+        self._counted: dict[Path, int] = {}
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Count the items of each file, to notice when one is left out later."""
+        self._counted[item.path] = self._counted.get(item.path, 0) + 1
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note which test files were collected whole: only they can tell that a baseline is not used."""
+        complete, tests = whole_files(session.items, self._counted)
+        narrowed = self._config.getoption("lf", False) or any("::" in arg for arg in self._config.args)
+        self._ledger.collection.merge(complete and not narrowed and not session.testsfailed, tests)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take in what a test found, here or on an xdist worker."""
+        self._ledger.note_report(report)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over what an xdist worker collected."""
+        collected = getattr(node, "workeroutput", {}).get("flops")
+        if collected is not None:
+            self._ledger.collection.merge(*collected)
+
+    def pytest_sessionfinish(self) -> None:
+        """Hand what was collected to the xdist controller, or look for baselines that nothing uses."""
+        if hasattr(self._config, "workeroutput"):
+            collection = self._ledger.collection
+            self._config.workeroutput["flops"] = (collection.complete, collection.tests)
+        elif self._ledger.collection.tests:
+            self._ledger.settle(prune=self._options.prune, folders=self._whole_folders(), start=self._start)
+
+    def _whole_folders(self) -> bool:
+        return all((self._start / arg).is_dir() for arg in self._config.args)
+
+    @property
+    def _start(self) -> Path:
+        return self._config.invocation_params.dir
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the summary: one line when all is well."""
+        from pytest_flops.summary import summary_lines
+
+        for line in summary_lines(self._ledger, self._options, self._config.get_verbosity()):
+            terminalreporter.write_line(line)

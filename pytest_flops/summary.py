@@ -1,0 +1,62 @@
+"""The lines that end a run: one when all is well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_flops.session import Ledger, Options
+
+_ROWS = 20
+
+
+def summary_lines(ledger: Ledger, options: Options, verbosity: int) -> Iterator[str]:
+    """Yield the summary of a run; nothing for one that used no budget, or that is quiet and all well."""
+    if ledger.outcomes and (verbosity >= 0 or ledger.failed):
+        yield _verdict(ledger)
+    sections = [
+        ("updated baselines", ledger.notes("updated")),
+        ("improved: lock it in with --flops-update", ledger.notes("improved")),
+        ("moved without growth: accept it with --flops-update", ledger.notes("moved")),
+        ("operators without a formula", ledger.notes("unsupported")),
+        (_obsolete_title(options), _obsolete_rows(ledger)),
+        ("problems", ledger.problems),
+    ]
+    if verbosity > 0:
+        sections.append(("changed within the tolerance", ledger.notes("tolerated")))
+        sections.append(("ran on real tensors, which takes longer", ledger.notes("real")))
+    for title, rows in sections:
+        if rows:
+            yield from _section(title, rows, verbosity)
+
+
+def _verdict(ledger: Ledger) -> str:
+    tests = len(ledger.outcomes)
+    counted = f"flops: {_plural(ledger.models, 'model')} in {_plural(tests, 'test')}"
+    return f"{counted}, {ledger.failed} failed" if ledger.failed else f"{counted} within budget"
+
+
+def _section(title: str, rows: list[str], verbosity: int) -> Iterator[str]:
+    if verbosity < 0:
+        yield f"flops: {len(rows)} {title}"
+        return
+    yield f"flops: {title}"
+    shown = rows if verbosity > 0 else rows[:_ROWS]
+    yield from (f"  {row}" for row in shown)
+    if len(shown) < len(rows):
+        yield f"  ... and {len(rows) - len(shown)} more; -v shows all."
+
+
+def _obsolete_title(options: Options) -> str:
+    return (
+        "obsolete baselines, deleted"
+        if options.prune
+        else "obsolete baselines: delete them with --flops-prune"
+    )
+
+
+def _obsolete_rows(ledger: Ledger) -> list[str]:
+    return [f"{place.shown}{f' ({model})' if model else ''}" for place, model in ledger.obsolete]
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
