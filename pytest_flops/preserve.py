@@ -69,7 +69,7 @@ def _restore_tensors(tensors: list[tuple[Tensor, Tensor, Tensor | None, bool]]) 
             tensor.data = data
         if tensor.requires_grad != requires_grad:
             tensor.requires_grad_(requires_grad)
-        if grad is not None and tensor.grad is not grad:
+        if tensor.is_leaf and tensor.grad is not grad:
             tensor.grad = grad
 
 

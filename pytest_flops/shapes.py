@@ -70,6 +70,7 @@ class _Traits(NamedTuple):
     """What an op's schema and tags say of it."""
 
     mutated: tuple[tuple[int, str], ...]
+    outs: frozenset[str]
     reads_values: bool
     changes_metadata: bool
 
@@ -88,6 +89,7 @@ def _traits(func: OpOverload) -> _Traits:
             mutated.append((position, argument.name))
     return _Traits(
         mutated=tuple(mutated),
+        outs=frozenset(argument.name for argument in func._schema.arguments if argument.is_out),
         reads_values=torch.Tag.data_dependent_output in func.tags,
         changes_metadata=(
             torch.Tag.inplace_view in func.tags
@@ -210,6 +212,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outcome = Outcome(None, tally.flops, tally.macs, tally.unsupported)
         self._add(call.func, outcome)
         if _traits(call.func).changes_metadata:
+            self._require_meta(call)
             return result
         try:
             outcome = outcome._replace(result=specify(result, twins))
@@ -219,11 +222,11 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return build(outcome.result, call.tensors, self._twin)
 
     def _find_out_from_values(self, call: _Call, failure: Exception) -> Any:
-        """Run an op that metadata alone does not decide, with the values of its concrete arguments.
+        """Run an op that metadata alone does not decide with the values of its concrete integers and booleans.
 
-        A boolean mask as an index, the lengths of packed sequences. Nothing is remembered.
+        A mask as an index, the lengths of packed sequences. Nothing is remembered.
         """
-        mixed = [self._twin(t) if t.is_meta or self._is_symbolic(t) else t for t in call.tensors]
+        mixed = [tensor if self._has_value(tensor) else self._twin(tensor) for tensor in call.tensors]
         try:
             if all(tensor.is_meta for tensor in mixed):
                 raise failure
@@ -235,6 +238,10 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._taint(call)
         self._add(call.func, Outcome(None, tally.flops, tally.macs, tally.unsupported))
         return result
+
+    def _has_value(self, tensor: Tensor) -> bool:
+        is_whole = not (tensor.is_floating_point() or tensor.is_complex())
+        return is_whole and not tensor.is_meta and not self._is_symbolic(tensor)
 
     def _infer(self, call: _Call) -> tuple[Any, Tally]:
         """Run a call whose tensors are on meta, apart from the rest: return its result and its cost."""
@@ -256,6 +263,12 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with torch.inference_mode(tensor.is_inference()):  # a view must be of its base's kind
                 found = self._twins[id(tensor)] = (tensor, meta_like(tensor))
         return found[1]
+
+    def _require_meta(self, call: _Call) -> None:
+        """Refuse to change the shape of a tensor that has data: its meta twin is not what `forward` holds."""
+        if not all(tensor.is_meta for tensor in call.mutated):
+            self.failure = self.failure or NeedsRealTensorsError(f"{call.func} reshapes a tensor in place")
+            raise self.failure
 
     def _taint(self, call: _Call) -> None:
         """Note concrete tensors just written with values that nobody has: from now on they are symbolic."""
@@ -300,7 +313,9 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         formula = formula_for(call.func)
         if formula is not None:
             result = call()
-            cost = formula(*call.args, out=result, **call.kwargs)
+            outs = _traits(call.func).outs
+            kwargs = {name: value for name, value in call.kwargs.items() if name not in outs}
+            cost = formula(*call.args, out=result, **kwargs)
             if cost is not NotImplemented:
                 self._add(call.func, _checked(call.func, cost))
                 return result

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 # Private, for want of a public one: the structures that PyTorch itself looks into for tensors, with those
 # that transformers and others have registered.
@@ -111,6 +112,7 @@ class _Subject:
         root = root if isinstance(root, nn.Module) else None
         name = type(model).__name__ if model is root else getattr(model, "__qualname__", type(model).__name__)
         modules = dict(root.named_modules()) if root is not None else {}
+        _refuse_lazy(name, modules)
         return cls(
             name=name.rpartition("<locals>.")[2],
             call=model,
@@ -226,7 +228,8 @@ class _Run:
             stack.enter_context(untouched(self._subject.modules.values()))
             torch.backends.mha.set_fastpath_enabled(False)
             self._set_mode()
-            stack.enter_context(torch.inference_mode() if self._inference else torch.no_grad())
+            stack.enter_context(torch.inference_mode(self._inference))
+            stack.enter_context(torch.set_grad_enabled(not self._inference))
             if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(recording(self._recorder, self._shapes, self._subject.modules))
@@ -304,6 +307,16 @@ def _unwrapped(model: Any) -> Any:
         if inner is None:
             return model
         model = inner
+
+
+def _refuse_lazy(name: str, modules: Mapping[str, nn.Module]) -> None:
+    for path, module in modules.items():
+        if any(parameter is not None and is_lazy(parameter) for parameter in module._parameters.values()):
+            where = f"module {path!r} ({type(module).__name__})" if path else "it"
+            raise TraceError(
+                f"Cannot count {name} yet: {where} has parameters that take their shape from the first input. "
+                "Call the model once on real input first."
+            )
 
 
 def _unique(tensors: Iterable[Tensor | None]) -> list[Tensor]:
