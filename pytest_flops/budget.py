@@ -37,8 +37,8 @@ class Budget:
 # Reading a marker -------------------------------------------------------------------------------------------
 
 _SCALES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_COUNT = re.compile(r"(\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.(\d+))? ?([kMGT]?)")
-_FRACTION = re.compile(r"\d+(?:\.\d+)?(?:e-?\d{1,3})?")
+_COUNT = re.compile(r"(\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.(\d+))? ?([kMGT]?)", re.ASCII)
+_FRACTION = re.compile(r"\d+(?:\.\d+)?(?:e-?\d{1,3})?", re.ASCII)
 
 _LATER = ("peak_memory", "latency", "latency_rtol", "cuda_memory", "cuda_memory_rtol")
 

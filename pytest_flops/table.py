@@ -140,7 +140,10 @@ def _cut(rows: Sequence[Sequence[str]], headers: Sequence[str], align: str, full
 def _module_row(report: Report, change: Change) -> tuple[str, ...]:
     path = str(change.what)
     kind = report.module_types.get(path, "-")
-    return place_name(path), kind, f"{change.was:,}", f"{change.now:,}", delta(change.was, change.now)
+    text = delta(change.was, change.now)
+    if change.own != change.now - change.was:
+        text = f"{text}, {change.own:+,} its own"
+    return place_name(path), kind, f"{change.was:,}", f"{change.now:,}", text
 
 
 def _function_row(report: Report, change: Change) -> tuple[str, ...]:
@@ -261,9 +264,9 @@ def is_inside(path: str, module: str) -> bool:
 
 def _bound(name: str, leading: _Leading, verdict: Verdict, budget: Budget, bound: str, limit: int) -> str:
     was, now = leading.change.was, leading.change.now
-    source = "baseline" if bound == "at most" else "baseline, strict"
-    if limit != was:
-        source = f"{source} {was:,}, rtol {budget.rtol}"
+    source = "baseline" if limit == was else f"baseline {was:,}, rtol {budget.rtol}"
+    if bound == "at least":
+        source += ", strict"
     subject = f"{name} {leading.path}".rstrip()
     return _limit(subject, bound, limit, leading.metric, source, now, was) + _where(leading, verdict)
 

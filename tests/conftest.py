@@ -1,0 +1,102 @@
+"""Synthetic reports, and tiny real models for runs of pytest inside a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_flops.report import Node, Report
+
+NET = """
+import pytest
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.up = nn.Linear(3, width)
+        self.down = nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.down(self.up(x))
+
+
+class Net(nn.Module):
+    def __init__(self, widths=(4, 4), shift=False, head=False):
+        super().__init__()
+        self.blocks = nn.Sequential(*(Block(width) for width in widths))
+        self.shift = shift
+        if head:
+            self.head = nn.Linear(3, 7)
+
+    def forward(self, x):
+        x = self.blocks(x)
+        if self.shift:
+            x += 1.0
+        return self.head(x) if hasattr(self, "head") else x
+
+
+def x(batch=2):
+    return torch.randn(batch, 3)
+"""
+
+
+def make_report(**changes: Any) -> Report:
+    """Return a report of a small model: a body of two leaves, the second wider, and an addition."""
+    fields: dict[str, Any] = {
+        "model": "Net",
+        "mode": "eval",
+        "inputs": ("x: float32[2, 3]",),
+        "executed": "meta",
+        "reason": "",
+        "params": 50,
+        "nodes": (
+            Node("x", "placeholder", "x", "", "Net", 0, 0),
+            Node("body_up", "call_module", "body.up", "body.up", "Linear", 40, 20),
+            Node("body_down", "call_module", "body.down", "body.down", "Linear", 60, 30),
+            Node("add", "call_function", "<built-in function add>", "body", "Body", 6, 0),
+            Node("output", "output", "output", "", "Net", 0, 0),
+        ),
+        "module_types": {
+            "": "Net",
+            "body": "Body",
+            "body.up": "Linear",
+            "body.down": "Linear",
+            "body.drop": "Dropout",
+        },
+        "unsupported": {},
+        "formulas": 1,
+        "torch": "2.15.0+cpu",
+    }
+    return Report(**(fields | changes))
+
+
+def with_costs(report: Report, costs: Mapping[str, int]) -> Report:
+    """Return the report with other FLOPs for the named nodes."""
+    from dataclasses import replace
+
+    nodes = tuple(replace(node, flops=costs.get(node.name, node.flops)) for node in report.nodes)
+    return replace(report, nodes=nodes)
+
+
+@pytest.fixture
+def net(pytester: pytest.Pytester) -> Path:
+    """Put `net.py` with tiny models beside the tests of an inner run."""
+    return pytester.makepyfile(net=NET)
+
+
+@pytest.fixture
+def run_inside(pytester: pytest.Pytester, net: Path) -> Callable[..., pytest.RunResult]:
+    """Run pytest in this process over a test file made of the body, which sees all of `net.py`."""
+
+    def run(body: str | None, *args: str) -> pytest.RunResult:
+        if body is not None:
+            pytester.makepyfile(test_it=f"from net import *\n\n{body}")
+        return pytester.runpytest_inprocess("-p", "no:cacheprovider", *args)
+
+    return run

@@ -1,0 +1,411 @@
+"""The files: names good everywhere, bytes that only move when a number does, and no trust in a bad one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import make_report, with_costs
+
+from pytest_flops import baseline as store
+from pytest_flops.baseline import (
+    Function,
+    Place,
+    baseline_path,
+    load,
+    owner,
+    parts_of,
+    portable,
+    save,
+    snapshot,
+)
+from pytest_flops.errors import BaselineError
+from pytest_flops.report import Node
+
+TEST = "test_net.py::test_net"
+RESTORE = "Restore it from version control, or delete it and run the test with --flops-update."
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "flops_baselines" / "test_net" / "test_net.json", "net.json", TEST)
+
+
+@pytest.fixture
+def saved(place: Place) -> dict[str, Any]:
+    """A good file, as data to spoil."""
+    save(place, {"Net": snapshot(make_report())})
+    return json.loads(place.path.read_text())
+
+
+def test_file_is_written_for_people_and_diffs(place):
+    save(place, {"Net": snapshot(make_report())})
+    assert (
+        place.path.read_bytes().decode()
+        == """\
+{
+  "format": 1,
+  "models": {
+    "Net": {
+      "formulas": 1,
+      "functions": {
+        "body add": 6
+      },
+      "inputs": [
+        "x: float32[2, 3]"
+      ],
+      "mode": "eval",
+      "modules": {
+        "": 106,
+        "body": 106,
+        "body.down": 60,
+        "body.up": 40
+      },
+      "torch": "2.15.0",
+      "totals": {
+        "flops": 106,
+        "macs": 50,
+        "params": 50
+      }
+    }
+  },
+  "test": "test_net.py::test_net"
+}
+"""
+    )
+
+
+def test_load_returns_what_was_saved(place):
+    models = {"Net": snapshot(make_report()), "Größe 'x'": snapshot(make_report(params=51))}
+    save(place, models)
+    assert load(place) == models
+
+
+def test_absent_file_holds_no_models(place):
+    assert load(place) == {}
+
+
+def test_function_of_the_model_itself_and_of_a_module_with_a_space_survive(place):
+    nodes = (
+        Node("mul_1", "call_function", "mul", "", "Net", 5, 0),
+        Node("add", "call_method", "add", "my layer", "Odd", 7, 0),
+    )
+    now = snapshot(make_report(nodes=nodes, module_types={"": "Net", "my layer": "Odd"}))
+    assert now.functions == {Function("", "mul"): 5, Function("my layer", "add"): 7}
+    save(place, {"Net": now})
+    assert load(place) == {"Net": now}
+
+
+def test_leaf_with_a_part_called_by_itself_still_adds_up(place):
+    nodes = (
+        Node("att", "call_module", "att", "att", "MultiheadAttention", 100, 0),
+        Node("att_out", "call_module", "att.out", "att.out", "Linear", 11, 0),
+    )
+    now = snapshot(make_report(nodes=nodes, module_types={"": "Net", "att": "MHA", "att.out": "Linear"}))
+    assert now.functions == {Function("att", "forward"): 100}
+    assert now.modules == {"": 111, "att": 111, "att.out": 11}
+    save(place, {"Net": now})
+    assert load(place) == {"Net": now}
+
+
+def test_parts_are_functions_and_direct_children():
+    assert parts_of({"": 9, "a": 9, "a.b": 7}, {Function("a", "add"): 2}) == {"": 9, "a": 9}
+
+
+def test_another_build_of_torch_is_the_same_torch():
+    assert snapshot(make_report(torch="2.15.0+cu128")) == snapshot(make_report(torch="2.15.0+cpu"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"torch": "2.16.0"}, True),
+        ({"formulas": 2}, False),
+        ({"mode": "train"}, False),
+        ({"inputs": ("x: float32[2, 4]",)}, False),
+        ({"params": 51}, False),
+    ],
+)
+def test_only_the_version_of_torch_does_not_matter(changes, same):
+    assert snapshot(make_report()).same_cost(snapshot(make_report(**changes))) is same
+
+
+def test_cost_in_another_place_matters():
+    moved = with_costs(make_report(), {"body_up": 41, "body_down": 59})
+    assert not snapshot(make_report()).same_cost(snapshot(moved))
+
+
+# Names ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["test_net", "test_net[resnet50]", "test_net[a-1.5]", "test-x.y"])
+def test_portable_names_stay_as_they_are(name):
+    assert portable(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("test_net[a/b]", "test_net[a-b]-"),
+        ("test_net[a b]", "test_net[a-b]-"),
+        ("test_net[größe]", "test_net[gr-e]-"),
+        ("TestNet::test_a", "TestNet.test_a-"),
+        ("x" * 300, "x" * 80 + "-"),
+        ("con", "_con-"),
+        ("NUL.x", "_NUL.x-"),
+        ("lpt1", "_lpt1-"),
+        ("ends.", "ends-"),
+        (".hidden", "hidden-"),
+        ("test_a-0123abcd", "test_a-0123abcd-"),
+        ("日本", "--"),
+    ],
+)
+def test_lossy_names_end_in_a_hash(name, expected):
+    found = portable(name)
+    assert found.startswith(expected)
+    assert store._LOOKS_HASHED.fullmatch(found)
+    assert found.isascii()
+    assert len(found) <= 90
+
+
+def test_names_differ_where_ids_do_also_without_regard_to_case():
+    ids = [
+        "test[a/b]",
+        "test[a-b]",
+        "test[a b]",
+        "test[A-b]",
+        "test[a_b]",
+        "test[a::b]",
+        "test[a.b]",
+        "test[é]",
+    ]
+    ids += [
+        "test[è]",
+        "x" * 300,
+        "x" * 299,
+        "x" * 300 + "y",
+        "test",
+        "Test",
+        "TEST",
+        "aux",
+        "AUX",
+        "test[a-b].",
+        "",
+    ]
+    assert len({portable(test).lower() for test in ids}) == len(ids)
+    assert len({portable(portable(test)) for test in ids if portable(test) != test}) == len(
+        [test for test in ids if portable(test) != test]
+    )
+
+
+def test_a_hashed_name_is_nobody_elses_plain_name():
+    lossy = portable("test[a/b]")
+    assert portable(lossy) != lossy
+
+
+def test_path_is_beside_the_test_file():
+    path = baseline_path(Path("/repo/tests/test_net.py"), "test_net.py::test_a[x::y]")
+    assert path.parent == Path("/repo/tests/flops_baselines/test_net")
+    assert path.name.startswith("test_a[x.y]-")
+
+
+# Loading ----------------------------------------------------------------------------------------------------
+
+
+def refusal(place: Place) -> str:
+    with pytest.raises(BaselineError) as caught:
+        load(place)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", f"is empty. {RESTORE}"),
+        (b" \n", f"is empty. {RESTORE}"),
+        (b"\xff\xfe{", f"is not UTF-8 text (byte 0). {RESTORE}"),
+        (
+            b"{]",
+            "is not valid JSON (line 1, column 2: Expecting property name enclosed in double quotes). "
+            + RESTORE,
+        ),
+        (b'{\n "format": 1,', f"ends too early, in line 2. {RESTORE}"),
+        (b'{"format": 1, "te', f"ends too early, in line 1. {RESTORE}"),
+        (b"[" * 100_000, f"is not valid JSON. {RESTORE}"),
+        (b'{"format": ' + b"1" * 5000 + b"}", f"is not valid JSON. {RESTORE}"),
+        (b"[]", f"is not a baseline: a JSON object belongs there. {RESTORE}"),
+        (b"{}", f"does not say that it has format 1. {RESTORE}"),
+        (b'{"format": true}', f"does not say that it has format 1. {RESTORE}"),
+        (b'{"format": 2}', "has format 2; this version of pytest-flops reads 1. Upgrade pytest-flops."),
+        (b'{"format": 1, "format": 1}', f'has the key "format" twice. {RESTORE}'),
+        (b'{"format": NaN}', f"holds NaN where an integer belongs. {RESTORE}"),
+        (
+            b'{\n<<<<<<< HEAD\n "format": 1\n=======\n "format": 1\n>>>>>>> other\n}',
+            "has a merge conflict in line 2. Keep either side of the whole file (git checkout --ours or --theirs), "
+            "then run the test with --flops-update.",
+        ),
+    ],
+)
+def test_unreadable_file_is_refused(place, content, message):
+    place.path.parent.mkdir(parents=True)
+    place.path.write_bytes(content)
+    assert refusal(place) == f"net.json {message}"
+
+
+def spoil(data: dict[str, Any], keys: str, value: Any) -> None:
+    *path, last = keys.split("/")
+    for key in path:
+        data = data[key]
+    data[last] = value
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (
+            "models/Net/totals/flops",
+            -1,
+            'has -1 at models.Net.totals["flops"], where an integer of at least 0 belongs.',
+        ),
+        (
+            "models/Net/totals/macs",
+            True,
+            'has true at models.Net.totals["macs"], where an integer of at least 0 belongs.',
+        ),
+        (
+            "models/Net/totals/params",
+            5.0,
+            'has 5.0 at models.Net.totals["params"], where an integer of at least 0 belongs.',
+        ),
+        (
+            "models/Net/modules/body",
+            "106",
+            'has "106" at models.Net.modules["body"], where an integer of at least 0 belongs.',
+        ),
+        (
+            "models/Net/formulas",
+            None,
+            "has null at models.Net.formulas, where an integer of at least 0 belongs.",
+        ),
+        ("models/Net/inputs", "x", 'has "x" at models.Net.inputs, where a list belongs.'),
+        ("models/Net/inputs", [1], "has 1 at models.Net.inputs[0], where text belongs."),
+        ("models/Net/mode", 1, "has 1 at models.Net.mode, where text belongs."),
+        ("models", [], "has [] at models, where an object belongs."),
+        ("notes", "hi", 'has the unknown key "notes".'),
+        ("models/Net/totals/watts", 3, 'has the unknown key "models.Net.totals.watts".'),
+        ("models/Net/totals", {"flops": 106, "macs": 50}, 'lacks "models.Net.totals.params".'),
+        (
+            "models/Net/totals/flops",
+            107,
+            "does not add up: models.Net.totals.flops is 107, the model's entry in modules is 106.",
+        ),
+        (
+            "models/Net/modules/body.up",
+            41,
+            'does not add up: models.Net.modules["body"] is 106, its parts sum to 107.',
+        ),
+        (
+            "models/Net/functions/body add",
+            5,
+            'does not add up: models.Net.modules["body"] is 106, its parts sum to 105.',
+        ),
+        (
+            "models/Net/functions/lost add",
+            5,
+            'does not add up: models.Net.modules["lost"] is 0, its parts sum to 5.',
+        ),
+        (
+            "models/Net/modules/lost.x",
+            5,
+            'does not add up: models.Net.modules["lost"] is 0, its parts sum to 5.',
+        ),
+    ],
+)
+def test_file_with_a_wrong_entry_is_refused(place, saved, keys, value, message):
+    spoil(saved, keys, value)
+    place.path.write_text(json.dumps(saved))
+    assert refusal(place) == f"net.json {message} {RESTORE}"
+
+
+def test_file_of_another_test_is_refused(place, saved):
+    assert refusal(replace(place, test="test_net.py::test_renamed")) == (
+        'net.json is the baseline of "test_net.py::test_net", not of "test_net.py::test_renamed". '
+        "If the test was renamed, delete the file and run the test with --flops-update."
+    )
+
+
+def test_folder_where_the_file_should_be(place):
+    place.path.mkdir(parents=True)
+    assert refusal(place) == "net.json is a folder where the baseline file should be. Move it away."
+    with pytest.raises(BaselineError, match=r"^net\.json cannot be written: Is a directory\.$"):
+        save(place, {"Net": snapshot(make_report())})
+    assert [path.name for path in place.path.parent.iterdir()] == ["test_net.json"]
+
+
+def test_unreadable_for_want_of_permission(place, saved, monkeypatch):
+    def denied(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", denied)  # root reads everything, so the mode would not do
+    assert refusal(place) == "net.json cannot be read: Permission denied."
+
+
+@pytest.mark.parametrize(
+    ("content", "test"),
+    [
+        (b'{"models": {}, "test": "a.py::b"}', "a.py::b"),
+        (b'{"test": "a"}', None),
+        (b"[", None),
+        (b"\xff", None),
+    ],
+)
+def test_owner_is_named_only_by_a_baseline(tmp_path, content, test):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    assert owner(path) == test
+    assert owner(tmp_path / "absent.json") is None
+
+
+# Saving -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_failed_save_leaves_the_old_file_and_no_draft(place, saved, monkeypatch, failing, code):
+    before = place.path.read_bytes()
+
+    def fail(*args):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, failing, fail)
+    with pytest.raises(BaselineError) as caught:
+        save(place, {"Net": snapshot(make_report(params=51))})
+    assert str(caught.value) == f"net.json cannot be written: {os.strerror(code)}."
+    assert place.path.read_bytes() == before
+    assert [path.name for path in place.path.parent.iterdir()] == ["test_net.json"]
+
+
+def test_save_without_models_removes_file_and_empty_folders(place, saved, tmp_path):
+    save(place, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_without_models_leaves_what_is_not_ours(place, saved):
+    other = place.path.with_name("other.json")
+    other.write_text("{}")
+    save(place, {})
+    assert list(place.path.parent.iterdir()) == [other]
+
+
+def test_file_follows_the_umask(place):
+    old = os.umask(0o022)
+    try:
+        save(place, {"Net": snapshot(make_report())})
+    finally:
+        os.umask(old)
+    assert place.path.stat().st_mode & 0o777 == 0o644
