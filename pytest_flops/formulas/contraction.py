@@ -70,6 +70,15 @@ def sparse_products(a: Tensor, n: int) -> Cost:
     return Cost(2 * products, products)
 
 
+@register_flop_formula("aten::sparse_sampled_addmm")
+def sampled_addmm(
+    bias: Tensor, a: Tensor, b: Tensor, *_: Any, beta: complex = 1, alpha: complex = 1, **__: Any
+) -> Cost:
+    """Count one dot product per element that `bias` stores, and what adds it."""
+    n = bias.values().numel()
+    return dots(n, a.shape[-1], parts=real_parts(a)) + scaled(n, alpha, beta, real_parts(a))
+
+
 @register_flop_formula("aten::_sparse_mm_reduce_impl")
 def sparse_mm_reduce(a: Tensor, b: Tensor, reduce: str, *_: Any, out: Any, **__: Any) -> Cost:
     """Count a product and its combination (sum, maximum…) per stored element; a mean is divided."""
@@ -84,7 +93,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, out: 
     return dots(n, weight.shape[-1], parts=real_parts(x)) + (n * real_parts(x) if bias is not None else 0)
 
 
-@register_flop_formula(["aten::addmm", "aten::_sparse_addmm", "aten::sparse_sampled_addmm", "aten::sspaddmm"])
+@register_flop_formula(["aten::addmm", "aten::_sparse_addmm", "aten::sspaddmm"])
 def addmm(
     bias: Tensor, a: Tensor, b: Tensor, *_: Any, beta: complex = 1, alpha: complex = 1, **__: Any
 ) -> Cost:

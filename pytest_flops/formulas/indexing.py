@@ -12,12 +12,6 @@ from torch import Tensor
 from pytest_flops.formulas.registry import real_parts, register_flop_formula
 
 
-@register_flop_formula(["aten::scatter.src", "aten::scatter.value"])
-def scatter(*_: Any, **__: Any) -> int:
-    """Count nothing: values replace others."""
-    return 0
-
-
 @register_flop_formula(["aten::scatter_add", "aten::scatter.reduce", "aten::scatter.value_reduce"])
 def scatter_add(x: Tensor, dim: int, index: Tensor, *_: Any, **__: Any) -> int:
     """Count one per index."""

@@ -56,12 +56,6 @@ def lu_factor(A: Tensor, *_: Any, **__: Any) -> int:
     return lu(*A.shape[-2:]) * batch(A)
 
 
-@register_flop_formula("aten::lu_unpack")
-def lu_unpack(*_: Any, **__: Any) -> int:
-    """Count nothing: triangles and a permutation are copied out."""
-    return 0
-
-
 @register_flop_formula(["aten::_linalg_det", "aten::_linalg_slogdet"])
 def det(A: Tensor, *_: Any, **__: Any) -> int:
     """Count the elimination and the product of the diagonal (or the sum of its logarithms)."""
@@ -227,12 +221,6 @@ def spectral_function(A: Tensor, *_: Any, **__: Any) -> int:
 def cross(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> int:
     """Count two products and a difference per element."""
     return 3 * out.numel() * (4 if out.is_complex() else 1)
-
-
-@register_flop_formula("aten::_linalg_check_errors")
-def check_errors(*_: Any, **__: Any) -> int:
-    """Count nothing: a question about the outcome."""
-    return 0
 
 
 def _complex(A: Tensor) -> int:

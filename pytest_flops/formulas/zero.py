@@ -37,15 +37,16 @@ ZERO_BY_KIND = {
     "lookup and selection": """
         index _unsafe_index _unsafe_masked_index index_select gather take embedding select index_fill
         index_fill_ index_copy masked_fill masked_scatter masked_select where nonzero nonzero_static
-        nonzero_numpy argwhere slice_scatter select_scatter diagonal_scatter as_strided_scatter
-        select_backward slice_backward diagonal_backward max_unpool2d max_unpool3d
+        nonzero_numpy argwhere scatter.src scatter.value lu_unpack slice_scatter select_scatter
+        diagonal_scatter as_strided_scatter select_backward slice_backward diagonal_backward max_unpool2d
+        max_unpool3d
     """,
     "questions about the tensor": """
         item _local_scalar_dense is_nonzero is_same_size is_pinned is_coalesced sym_size sym_stride
         sym_numel size stride dim numel storage_offset is_contiguous result_type can_cast promote_types
         _assert_async _assert_scalar _assert_tensor_metadata _functional_assert_async
         _functional_assert_scalar sym_constrain_range sym_constrain_range_for_size record_stream
-        _fused_sdp_choice
+        _fused_sdp_choice _linalg_check_errors _nnz
     """,
 }
 """The zero-by-kind ops of ATen, by the reason. Views need no entry: torch knows them (`is_view`)."""

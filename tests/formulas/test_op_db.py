@@ -1,0 +1,110 @@
+"""Every operator of PyTorch's own database has an answer, and the same one whole and taken apart."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_flops.formulas import formula_for
+from pytest_flops.formulas.registry import no_flops
+
+from .conftest import Tally
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch's test suite uses what torch deprecates
+    from torch.testing._internal.common_methods_invocations import op_db
+    from torch.testing._internal.opinfo.core import OpInfo, SampleInput
+
+# Whole ≠ parts: what a trace in inference mode counts, and a run in grad mode does not see alike
+DIFFERENT = {
+    "istft": "real tensors are checked for a window without gaps, by min and equal; metadata are not",
+    "nn.functional.one_hot": "CPU tensors are checked for their range; indices are looked up, not computed",
+    "nn.functional.scaled_dot_product_attention": "one formula stands for what backends do in several ways",
+}
+UNAVAILABLE = {
+    "jiterator": "runs on CUDA only",
+    "as_strided.partial_views": "a sample that needs its input's own storage",
+}
+
+
+def cases(wanted: torch.dtype) -> Iterator[Any]:
+    for op in op_db:
+        dtypes = op.supported_dtypes("cpu")
+        if not dtypes or op.full_name.startswith(tuple(UNAVAILABLE)):
+            continue
+        if wanted in dtypes or not wanted.is_complex:
+            dtype = wanted if wanted in dtypes else min(dtypes, key=str)
+            yield pytest.param(op, dtype, id=f"{op.full_name}-{str(dtype).removeprefix('torch.')}")
+
+
+CASES = [*cases(torch.float32), *cases(torch.complex64)]
+
+
+def samples(op: OpInfo, dtype: torch.dtype, limit: int | None) -> Iterator[SampleInput]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for index, sample in enumerate(op.sample_inputs("cpu", dtype, requires_grad=False)):
+            if index == limit:
+                return
+            yield sample
+
+
+def tally(op: OpInfo, sample: SampleInput, *, whole: bool) -> Tally:
+    def copy(x: Any) -> Any:
+        strided = isinstance(x, torch.Tensor) and x.layout is torch.strided
+        return x.detach().clone() if strided else x
+
+    sample = sample.transform(copy)
+    torch.manual_seed(0)
+    with warnings.catch_warnings(), torch.inference_mode() if whole else torch.no_grad(), Tally() as found:
+        warnings.simplefilter("ignore")
+        op(sample.input, *sample.args, **sample.kwargs)
+    return found
+
+
+def check(op: OpInfo, dtype: torch.dtype, limit: int | None) -> None:
+    for sample in samples(op, dtype, limit):
+        whole, parts = tally(op, sample, whole=True), tally(op, sample, whole=False)
+        assert not whole.unsupported
+        assert not parts.unsupported
+        if op.full_name not in DIFFERENT:
+            assert whole.cost == parts.cost, f"{sample}: {whole.by_op} as a whole, {parts.by_op} in parts"
+
+
+@pytest.mark.parametrize(("op", "dtype"), [case for case in CASES if "complex64" not in case.id])
+def test_has_an_answer_whole_and_in_parts(op: OpInfo, dtype: torch.dtype) -> None:
+    check(op, dtype, limit=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("op", "dtype"), CASES)
+def test_has_an_answer_for_every_sample(op: OpInfo, dtype: torch.dtype) -> None:
+    check(op, dtype, limit=None)
+
+
+@pytest.mark.slow
+def test_no_formula_is_zero_unless_it_is_zero_by_kind() -> None:
+    most: dict[Any, int] = {}
+    for case in CASES:
+        for sample in samples(*case.values, limit=None):
+            for func, flops in tally(case.values[0], sample, whole=True).by_op.items():
+                most[func] = max(most.get(func, 0), flops)
+    silent = {func.name() for func, flops in most.items() if not flops and formula_for(func) is not no_flops}
+    assert not silent
+    assert len(most) > 400, "the database has shrunk, or was not run"
+
+
+def test_the_reasoned_differences_are_real() -> None:
+    dtypes = {"istft": torch.complex64, "nn.functional.one_hot": torch.int64}
+    different = {
+        op.full_name
+        for op in op_db
+        if op.full_name in DIFFERENT
+        for sample in samples(op, dtypes.get(op.full_name, torch.float32), None)
+        if tally(op, sample, whole=True).cost != tally(op, sample, whole=False).cost
+    }
+    assert different == DIFFERENT.keys()

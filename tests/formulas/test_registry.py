@@ -1,0 +1,126 @@
+"""What can be registered, what is found for an op, and what a cost is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_flops.errors import FormulaError
+from pytest_flops.formulas import Cost, formula_for, generation, register_flop_formula, registry
+from pytest_flops.formulas.registry import no_flops, one_per_element, reduction, registered_names
+
+aten = torch.ops.aten
+
+
+@pytest.fixture(autouse=True)
+def _untouched_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(registry, "_formulas", dict(registry._formulas))
+    yield
+    formula_for.cache_clear()
+
+
+@pytest.fixture
+def triple() -> Iterator[Any]:
+    with torch.library._scoped_library("flops_test", "FRAGMENT") as library:
+        library.define("triple(Tensor x) -> Tensor")
+        library.define("triple.scaled(Tensor x, float scale) -> Tensor")
+        yield torch.ops.flops_test.triple
+
+
+def test_costs_add_up_and_scale() -> None:
+    assert Cost(3, 1) + Cost(4, 2) == Cost(7, 3)
+    assert Cost(3, 1) + 4 == 4 + Cost(3, 1) == Cost(7, 1)
+    assert Cost(3, 1) * 5 == Cost(15, 5)
+    assert sum([Cost(3, 1), Cost(4, 2)], Cost(0)) == Cost(7, 3)
+
+
+def test_a_custom_op_has_no_answer_until_it_is_registered(triple: Any) -> None:
+    assert formula_for(triple.default) is None
+    before = generation()
+    register_flop_formula(triple)(lambda x, *, out: 3 * x.numel())
+    assert generation() > before
+    assert formula_for(triple.default)(torch.empty(2, 5), out=None) == 30  # type: ignore[misc]
+
+
+def test_the_overload_comes_before_the_op(triple: Any) -> None:
+    register_flop_formula([triple, triple.scaled])(lambda *_, **__: 1)
+    register_flop_formula(triple.scaled, override=True)(lambda *_, **__: 2)
+    assert formula_for(triple.default)() == 1  # type: ignore[misc]
+    assert formula_for(triple.scaled)() == 2  # type: ignore[misc]
+
+
+def test_an_op_can_be_named_before_its_library_is_loaded() -> None:
+    register_flop_formula("flops_test::triple")(lambda *_, **__: 7)
+    with torch.library._scoped_library("flops_test", "FRAGMENT") as library:
+        library.define("triple(Tensor x) -> Tensor")
+        assert formula_for(torch.ops.flops_test.triple.default)() == 7  # type: ignore[misc]
+
+
+def test_duplicates_are_refused_and_nothing_of_the_list_is_registered() -> None:
+    with pytest.raises(FormulaError) as error:
+        register_flop_formula(["mylib::new", aten.mm, aten.bmm])(no_flops)
+    expected = "aten::mm, aten::bmm already has a formula; pass override=True to replace it"
+    assert str(error.value) == expected
+    assert "mylib::new" not in registered_names()
+
+
+@pytest.mark.parametrize(
+    ("op", "shown"),
+    [
+        (torch.mm, "<built-in method mm of type object at"),
+        ("mm", "'mm' of type str"),
+        ("my-lib::mm", "'my-lib::mm' of type str"),
+        (3, "3 of type int"),
+        ([aten.mm.default, None], "None of type NoneType"),
+    ],
+)
+def test_other_values_are_refused_with_value_and_type(op: Any, shown: str) -> None:
+    with pytest.raises(FormulaError, match=r"^a formula belongs to an op such as torch\.ops\.mylib") as error:
+        register_flop_formula(op, override=True)
+    assert shown in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("op", "formula"),
+    [
+        (aten.add_.Tensor, formula_for(aten.add.Tensor)),
+        (aten.leaky_relu_.default, formula_for(aten.leaky_relu.default)),
+        (aten.mm.out, formula_for(aten.mm.default)),
+        (aten.view.default, no_flops),
+        (aten.expand.default, no_flops),
+        (aten.clone.default, no_flops),  # torch tags it pointwise
+        (aten._to_copy.default, no_flops),
+        (aten.where.self, no_flops),
+        (aten.exp.default, one_per_element),
+        (aten.gelu_.default, one_per_element),  # only its functional twin is tagged
+        (aten.gelu.out, one_per_element),
+        (aten.eq_.Scalar, one_per_element),
+        (aten.max.dim, reduction),
+        (aten.max.other, one_per_element),
+        (aten.square.default, None),  # composite: torch tags it, but its parts count
+        (aten.isfinite.default, None),
+    ],
+    ids=str,
+)
+def test_every_op_has_an_answer_in_the_order_of_the_convention(op: Any, formula: Any) -> None:
+    assert formula_for(op) is formula
+
+
+def test_reductions_do_not_wait_for_torch_to_tag_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    untagged = ("sum", "prod", "amax", "amin", "any", "all", "argmax", "argmin")
+    assert all(f"aten::{name}" in registered_names() for name in untagged)
+
+
+def test_every_name_belongs_to_an_op() -> None:
+    import torchvision  # noqa: F401  # registers its ops
+
+    def exists(name: str) -> bool:
+        namespace, _, op = name.partition("::")
+        packet = getattr(getattr(torch.ops, namespace), op.partition(".")[0], None)
+        return packet is not None and ("." not in op or op.partition(".")[2] in packet.overloads())
+
+    lazy = {name for name in registered_names() if name.startswith("torch_nn::")}  # defined when first used
+    assert not {name for name in registered_names() - lazy if not exists(name)}
