@@ -1,8 +1,8 @@
 """Recording the steps of a forward pass while it runs, with the granularity and the names of `torch.fx`.
 
 A leaf module (one from `torch.nn` that is no container: fx's own rule) is one `call_module` step; what is
-called outside a leaf is a `call_function` or `call_method` step. Steps that run no ATen op (`size()`,
-`x.shape`, an assertion) are not recorded. Costs reach the open step through `ShapeMode.sink`.
+called outside a leaf is a `call_function` or `call_method` step. A step that ran no ATen op (`size()`, an
+assertion) is idle and gives no node. Costs reach the open step through `ShapeMode.sink`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from pytest_flops.report import Node, Op
-from pytest_flops.shapes import ShapeMode
+from pytest_flops.shapes import Sink
 
 CONTAINERS = (nn.Sequential, nn.DataParallel, nn.parallel.DistributedDataParallel)
 """Modules from `torch.nn` that run other modules and do nothing themselves: seen through, not leaves."""
@@ -76,7 +76,18 @@ _RESERVED = {
 class Step:
     """A node while its cost is still being added up."""
 
-    __slots__ = ("flops", "is_stray", "macs", "module", "module_type", "name", "op", "target", "unsupported")
+    __slots__ = (
+        "flops",
+        "is_idle",
+        "is_stray",
+        "macs",
+        "module",
+        "module_type",
+        "name",
+        "op",
+        "target",
+        "unsupported",
+    )
 
     def __init__(self, name: str, op: Op, target: str, module: str, module_type: str) -> None:
         self.name = name
@@ -88,6 +99,14 @@ class Step:
         self.macs = 0
         self.unsupported: dict[str, int] | None = None
         self.is_stray = False
+        self.is_idle = False
+
+
+class Meter(Protocol):
+    """What a recorder shows the open step to: `ShapeMode`, which counts its ATen ops in `answered`."""
+
+    sink: Sink | None
+    answered: int
 
 
 class Names:
@@ -127,10 +146,9 @@ class Recorder(TorchFunctionMode):
     def __init__(self, root_type: str) -> None:
         super().__init__()
         self.steps: list[Step] = []
-        self.shapes: ShapeMode
+        self.meter: Meter
         self._stack = [("", root_type)]
         self._raised: tuple[BaseException, str] | None = None
-        self._leaf = False
 
     @property
     def where(self) -> str:
@@ -139,12 +157,16 @@ class Recorder(TorchFunctionMode):
 
     def nodes(self) -> tuple[Node, ...]:
         """Return the steps as nodes, with the names that fx gives them."""
+        return tuple(self.nodes_by_step().values())
+
+    def nodes_by_step(self) -> dict[int, Node]:
+        """Return the nodes by position in `steps`; idle steps and strays that cost nothing have none."""
         names = Names()
-        return tuple(
-            Node(names.unique(s.name), s.op, s.target, s.module, s.module_type, s.flops, s.macs)
-            for s in self.steps
-            if not s.is_stray or s.flops
-        )
+        return {
+            i: Node(names.unique(s.name), s.op, s.target, s.module, s.module_type, s.flops, s.macs)
+            for i, s in enumerate(self.steps)
+            if not (s.is_idle or (s.is_stray and not s.flops))
+        }
 
     def mark(self, op: Op, name: str) -> None:
         """Record an input of the model, or the end of its forward pass."""
@@ -164,27 +186,18 @@ class Recorder(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        shapes = self.shapes
-        if self._leaf or shapes.sink is not None:
+        if self.meter.sink is not None:
             return func(*args, **(kwargs or {}))
         name, op, target, is_ambiguous = _identity(func)
         if not name:
             return func(*args, **(kwargs or {}))
         if is_ambiguous and _wrote_operator(sys._getframe(1)):
             name, op, target = _operator_identity(name)
-        step = self._step(name, op, target)
-        answered = shapes.answered
-        shapes.sink = step
-        try:
-            return func(*args, **(kwargs or {}))
-        finally:
-            shapes.sink = None
-            if shapes.answered != answered:
-                self.steps.append(step)
+        return self.run_step(self._step(name, op, target), func, args, kwargs or {})
 
     def run_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         """Run one call of a module of the model, recording it as a step if the module is a leaf."""
-        if self._leaf or self.shapes.sink is not None:
+        if self.meter.sink is not None:
             return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._stack.append((path, type(module).__name__))
         try:
@@ -200,14 +213,25 @@ class Recorder(TorchFunctionMode):
 
     def _run_leaf(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         path, kind = self._stack[-1]
-        self.steps.append(step := Step(path, "call_module", path, path, kind))
-        self._leaf = True
-        self.shapes.sink = step
+        step = Step(path, "call_module", path, path, kind)
         try:
-            return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+            return self.run_step(step, module._call_impl, args, kwargs)
         finally:
-            self.shapes.sink = None
-            self._leaf = False
+            step.is_idle = False  # a module is shown, whatever it does
+
+    def run_step(
+        self, step: Step, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run the work of one step while it is open. A subclass that measures does so here."""
+        meter = self.meter
+        answered = meter.answered
+        self.steps.append(step)
+        meter.sink = step
+        try:
+            return run(*args, **kwargs)
+        finally:
+            meter.sink = None
+            step.is_idle = meter.answered == answered
 
     def _step(self, name: str, op: Op, target: str) -> Step:
         return Step(name, op, target, *self._stack[-1])
@@ -222,7 +246,7 @@ def is_leaf(module: nn.Module) -> bool:
 
 
 @contextmanager
-def recording(recorder: Recorder, shapes: ShapeMode, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+def recording(recorder: Recorder, meter: Meter, modules: Mapping[str, nn.Module]) -> Iterator[None]:
     """Record every function call, and every call of `modules` (by path), until the end of the block.
 
     The modules keep an attribute each, which `preserve.untouched` around this block takes away.
@@ -232,8 +256,8 @@ def recording(recorder: Recorder, shapes: ShapeMode, modules: Mapping[str, nn.Mo
     # global hooks would run outside the user's own hooks, whose work belongs to the module.
     for path, module in modules.items():
         module.__dict__["_compiled_call_impl"] = functools.partial(recorder.run_module, module, path)
-    recorder.shapes = shapes
-    with shapes, recorder:
+    recorder.meter = meter
+    with recorder:
         yield
 
 

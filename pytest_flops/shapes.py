@@ -159,6 +159,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._symbolic = {id(tensor) for tensor in symbolic}
         self._tainted: set[int] = set()
         self._twins: dict[int, tuple[Tensor, Tensor]] = {}
+        self._written: set[int] = set()
         self._inferring = False
         self._outcomes = memo.current()
 
@@ -180,6 +181,11 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if tensor.is_meta or self._is_symbolic(tensor):
                 return self._answer_symbolic(call)
         return self._answer_concrete(call)
+
+    def wrote(self, tensor: Tensor) -> bool:
+        """Tell whether the run wrote, or would have written, into a tensor that was there before it."""
+        twin = self._twins.get(id(tensor), (tensor, tensor))[1]
+        return not self._written.isdisjoint((_storage_id(tensor), _storage_id(twin)))
 
     def _is_symbolic(self, tensor: Tensor) -> bool:
         """Tell whether a tensor that has data stands for its metadata only."""
@@ -273,6 +279,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _taint(self, call: _Call) -> None:
         """Note concrete tensors just written with values that nobody has: from now on they are symbolic."""
         for tensor in call.mutated:
+            self._written.add(_storage_id(tensor))
             if not tensor.is_meta and id(tensor) not in self._symbolic and storage_address(tensor):
                 self._tainted.add(storage_address(tensor))
                 self._twin(tensor)  # keeps the tensor alive, so that its storage's address stays taken
@@ -283,7 +290,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self.real and not self._inferring:
             device = META if not call.tensors and _is_big(call.args) else CPU
             call = call.on([tensor.cpu() for tensor in call.tensors], device)
-        self.undo.remember(call.mutated)
+        self.undo.remember(mutated := call.mutated)
+        self._written.update(map(_storage_id, mutated))
         outcome = None if formula_for(call.func) else self._outcome_of_composite(call)
         if outcome is None:
             result = self._evaluate(call)
@@ -358,6 +366,11 @@ def _swap(values: Any, tensors: Mapping[int, Tensor], device: torch.device) -> A
     if type(values) is dict:
         return {name: _swap(value, tensors, device) for name, value in values.items()}
     return values
+
+
+def _storage_id(tensor: Tensor) -> int:
+    """Return what tells a storage from all others alive, also on meta; 0 for a layout without one."""
+    return int(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else 0
 
 
 def _tensors_in(result: Any) -> list[Tensor]:

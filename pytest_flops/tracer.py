@@ -56,16 +56,18 @@ def trace(
         raise TraceError("backward=True is not available yet: this version counts the forward pass.")
     subject = _Subject.of(model)
     inputs = _Inputs.of(args, kwargs or {})
-    return _trace(subject, inputs, train, execute)
+    run, reason = traced(subject, inputs, train, execute)
+    return run.report(inputs, reason)
 
 
-def _trace(subject: _Subject, inputs: _Inputs, train: bool, execute: Execute) -> Report:
+def traced(subject: _Subject, inputs: _Inputs, train: bool, execute: Execute) -> tuple[_Run, str]:
+    """Run a subject as `trace` does; return the run, and why it needed real tensors if it did."""
     reason = ""
     if execute != "real":
         run = _Run(subject, train, real=False)
         failure = run.attempt(inputs)
         if failure is None:
-            return run.report(inputs, reason)
+            return run, reason
         if execute == "meta" or subject.lives_on_meta or inputs.on_meta:
             raise run.explain(failure)
         reason = run.reason(failure)
@@ -78,7 +80,7 @@ def _trace(subject: _Subject, inputs: _Inputs, train: bool, execute: Execute) ->
         failure = run.attempt(inputs)
     if failure is not None:
         raise run.explain(failure)
-    return run.report(inputs, reason)
+    return run, reason
 
 
 @dataclass(frozen=True)
@@ -201,16 +203,16 @@ class _Run:
         self._train = train
         self._real = real
         self._inference = inference
-        self._recorder = Recorder(subject.name if subject.root is None else type(subject.root).__name__)
+        self.recorder = Recorder(subject.name if subject.root is None else type(subject.root).__name__)
         self._shapes = ShapeMode(
-            real=real, symbolic=() if real else subject.symbolic, open_stray=self._recorder.open_stray
+            real=real, symbolic=() if real else subject.symbolic, open_stray=self.recorder.open_stray
         )
 
     def attempt(self, inputs: _Inputs) -> Exception | None:
         """Run the model; return what went wrong, if anything did, also when the model swallowed it."""
         args, kwargs = inputs.fresh(self._real_input if self._real else _symbolic_input)
         for name in inputs.named(self._subject.signature):
-            self._recorder.mark("placeholder", name)
+            self.recorder.mark("placeholder", name)
         try:
             with self._surroundings():
                 self._subject.call(*args, **kwargs)
@@ -218,7 +220,7 @@ class _Run:
             return err
         finally:
             self._shapes.undo.restore()
-        self._recorder.mark("output", "output")
+        self.recorder.mark("output", "output")
         failure = self._shapes.failure
         return failure if isinstance(failure, Exception) else None
 
@@ -232,7 +234,8 @@ class _Run:
             stack.enter_context(torch.set_grad_enabled(not self._inference))
             if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
-            stack.enter_context(recording(self._recorder, self._shapes, self._subject.modules))
+            stack.enter_context(self._shapes)
+            stack.enter_context(recording(self.recorder, self._shapes, self._subject.modules))
             yield
 
     def _set_mode(self) -> None:
@@ -244,6 +247,10 @@ class _Run:
     def _real_input(self, tensor: Tensor) -> Tensor:
         device = self._subject.device
         return tensor if device is None else tensor.to(device)
+
+    def wrote(self, tensor: Tensor) -> bool:
+        """Tell whether the forward pass writes into a tensor that was there before it."""
+        return self._shapes.wrote(tensor)
 
     def reason(self, failure: Exception) -> str:
         """Say in one line why the shape-only run could not go on, and where."""
@@ -262,13 +269,13 @@ class _Run:
 
     @property
     def _place(self) -> str:
-        path = self._recorder.where
+        path = self.recorder.where
         return f"module {path!r}" if path else "its own forward"
 
     def report(self, inputs: _Inputs, reason: str) -> Report:
         """Return what the run recorded."""
         unsupported: dict[str, int] = {}
-        for step in self._recorder.steps:
+        for step in self.recorder.steps:
             for op, calls in (step.unsupported or {}).items():
                 unsupported[op] = unsupported.get(op, 0) + calls
         return Report(
@@ -278,7 +285,7 @@ class _Run:
             executed="real" if self._real else "meta",
             reason=reason,
             params=sum(parameter.numel() for parameter in self._subject.parameters),
-            nodes=self._recorder.nodes(),
+            nodes=self.recorder.nodes(),
             module_types=self._subject.types,
             unsupported=unsupported,
             formulas=FORMULAS_VERSION,
