@@ -39,14 +39,11 @@ def triangular(n: int, k: int) -> int:
     return n * n * k
 
 
-def householder_qr(m: int, n: int) -> int:
-    """Return the FLOPs of a QR factorisation without Q (GvL 5.2.1)."""
-    r = min(m, n)
-    return (6 * m * n * r - 3 * (m + n) * r * r + 2 * r * r * r) // 3
+def reflectors(m: int, n: int, k: int) -> int:
+    """Return the FLOPs of k Householder reflections of an m×n matrix, or of the Q they make (LAWN 41, ORGQR).
 
-
-def form_q(m: int, n: int, k: int) -> int:
-    """Return the FLOPs to form n columns of Q from k reflectors (LAWN 41, ORGQR)."""
+    For k = n ≤ m it is 2mn² − 2n³/3, as for the factorisation (GvL 5.2.1).
+    """
     return (12 * m * n * k - 6 * (m + n) * k * k + 4 * k * k * k) // 3
 
 
@@ -124,22 +121,24 @@ def ldl(A: Tensor, *_: Any, **__: Any) -> int:
 @register_flop_formula("aten::geqrf")
 def geqrf(A: Tensor, *_: Any, **__: Any) -> int:
     """Count R and the reflectors."""
-    return householder_qr(*A.shape[-2:]) * batch(A)
+    m, n = A.shape[-2:]
+    return reflectors(m, n, min(m, n)) * batch(A)
 
 
 @register_flop_formula("aten::linalg_qr")
 def qr(A: Tensor, mode: str = "reduced", *_: Any, out: Any, **__: Any) -> int:
     """Count R, and the columns of Q that are asked for."""
     m, n = A.shape[-2:]
-    q = form_q(m, out[0].shape[-1], min(m, n)) if mode != "r" else 0
-    return (householder_qr(m, n) + q) * batch(A)
+    k = min(m, n)
+    q = reflectors(m, out[0].shape[-1], k) if mode != "r" else 0
+    return (reflectors(m, n, k) + q) * batch(A)
 
 
 @register_flop_formula("aten::linalg_householder_product")
 def householder_product(A: Tensor, tau: Tensor, *_: Any, **__: Any) -> int:
     """Count Q from its reflectors."""
     m, n = A.shape[-2:]
-    return form_q(m, n, tau.shape[-1]) * batch(A)
+    return reflectors(m, n, tau.shape[-1]) * batch(A)
 
 
 @register_flop_formula("aten::ormqr")
@@ -152,7 +151,10 @@ def ormqr(A: Tensor, tau: Tensor, C: Tensor, left: bool = True, *_: Any, **__: A
 
 @register_flop_formula("aten::_linalg_svd")
 def svd(A: Tensor, full_matrices: bool = False, compute_uv: bool = True, *_: Any, **__: Any) -> int:
-    """Count the Golub-Reinsch SVD (GvL figure 8.6.1): Σ alone, with thin, or with whole U and V."""
+    """Count the Golub-Reinsch SVD (GvL figure 8.6.1): Σ alone, with thin, or with whole U and V.
+
+    `svdvals`, `eigvals` and `eigvalsh` ask for the vectors as well as soon as anything watches, a trace too.
+    """
     m, n = max(A.shape[-2:]), min(A.shape[-2:])
     if not compute_uv:
         return (12 * m * n * n - 4 * n * n * n) // 3 * batch(A)

@@ -141,7 +141,7 @@ register_flop_formula("aten::_thnn_fused_gru_cell")(fused_cell(POINTWISE["gru"])
 @register_flop_formula("aten::mkldnn_rnn_layer_backward")
 def mkldnn_rnn_layer_backward(x: Tensor, w_ih: Tensor, w_hh: Tensor, *args: Any, **__: Any) -> Cost:
     """Count the gradients of one direction of one layer."""
-    mode, biased = args[12], args[15]
+    mode, biased = args[11], args[14]
     return layer_backward(MODES[mode], prod(x.shape[:-1]), w_ih, w_hh, biased=biased, w_hr=None)
 
 
