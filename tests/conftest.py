@@ -84,6 +84,15 @@ def with_costs(report: Report, costs: Mapping[str, int]) -> Report:
     return replace(report, nodes=nodes)
 
 
+def load_torch() -> None:
+    """Import all that a trace needs, once: pytester unloads what a run inside this process has imported."""
+    import torch
+
+    from pytest_flops.tracer import trace
+
+    trace(torch.nn.Linear(2, 3), (torch.zeros(1, 2),))
+
+
 @pytest.fixture
 def net(pytester: pytest.Pytester) -> Path:
     """Put `net.py` with tiny models beside the tests of an inner run."""

@@ -7,8 +7,9 @@ import os
 import re
 
 import pytest
+from conftest import load_torch
 
-import pytest_flops.tracer  # noqa: F401  torch loads once per process: before pytester takes its snapshot
+load_torch()
 
 COUNT = """
 def test_net(flops):
@@ -72,7 +73,7 @@ Net: at most 96 MACs (baseline), now 120: +24 (+25.00%)
 Net: at most 62 params (baseline), now 76: +14 (+22.58%)
 
 module         type      baseline    now  change
--------------  ------  ----------  -----  ---------------------------
+-------------  ------  ----------  -----  -------------------------
 blocks.1.down  Linear          48     72  +24 (+50.00%)
 blocks.1.up    Linear          48     72  +24 (+50.00%)
 (model)        Net            192    246  +54 (+28.12%), +6 its own
@@ -444,9 +445,9 @@ def test_id_is_quoted_for_the_shell_and_independent_of_the_folder(pytester, net)
 
 @pytest.mark.parametrize("verbosity", ["-q", "", "-v", "-vv"])
 def test_verbosity(run_inside, verbosity):
-    result = run_inside("def test_net(flops): flops(Net(widths=(4,) * 12), x())", *verbosity.split())
+    result = run_inside("def test_net(flops): flops(Net(widths=(4,) * 13), x())", *verbosity.split())
     result.assert_outcomes(failed=1) if verbosity != "-q" else None
-    whole = sum(line.startswith("blocks_") for line in result.outlines) == 24
+    whole = sum(line.startswith("blocks_") for line in result.outlines) == 26
     assert whole is (verbosity == "-vv")
     run_inside(None, "--flops-update")
     passing = run_inside(None, *verbosity.split())
