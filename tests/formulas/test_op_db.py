@@ -11,6 +11,7 @@ import torch
 
 from pytest_flops.formulas import formula_for
 from pytest_flops.formulas.registry import no_flops
+from pytest_flops.tracer import trace
 
 from .conftest import Tally
 
@@ -108,3 +109,55 @@ def test_the_reasoned_differences_are_real() -> None:
         if tally(op, sample, whole=True).cost != tally(op, sample, whole=False).cost
     }
     assert different == DIFFERENT.keys()
+
+
+# These read values, or have no meta kernel: a trace runs them on real tensors
+NEEDS_VALUES = {
+    "allclose",
+    "argwhere",
+    "corrcoef",
+    "cov",
+    "equal",
+    "geqrf",
+    "histogram",
+    "item",
+    "linalg.lstsq",
+    "linalg.lstsq.grad_oriented",
+    "masked_select",
+    "nn.functional.ctc_loss",
+    "nn.functional.gaussian_nll_loss",
+    "nonzero",
+    "sparse.mm.reduce",
+    "sparse.sampled_addmm",
+    "to_sparse",
+    "unique",
+    "unique_consecutive",
+}
+
+
+def check_shape_only(op: OpInfo, dtype: torch.dtype, limit: int | None) -> None:
+    def run(sample: Any, args: Any, kwargs: Any) -> Any:
+        return op(sample, *args, **kwargs)
+
+    for sample in samples(op, dtype, limit):
+        call = (sample.input, sample.args, sample.kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            real = trace(run, call, execute="real")
+            shapes = trace(run, call, execute="meta")
+        assert not shapes.unsupported
+        assert (shapes.flops, shapes.macs) == (real.flops, real.macs)
+
+
+SHAPE_ONLY = [case for case in CASES if case.values[0].full_name not in NEEDS_VALUES]
+
+
+@pytest.mark.parametrize(("op", "dtype"), [case for case in SHAPE_ONLY if "complex64" not in case.id][::4])
+def test_costs_the_same_on_shapes_alone(op: OpInfo, dtype: torch.dtype) -> None:
+    check_shape_only(op, dtype, limit=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("op", "dtype"), SHAPE_ONLY)
+def test_every_sample_costs_the_same_on_shapes_alone(op: OpInfo, dtype: torch.dtype) -> None:
+    check_shape_only(op, dtype, limit=20)
