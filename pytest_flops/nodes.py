@@ -60,6 +60,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "setitem": operator.setitem,
 }
 _OPERATOR_INSTRUCTIONS = ("BINARY_", "INPLACE_", "UNARY_", "COMPARE_OP")
+_TORCH_FILES = (torch.overrides.__file__, torch._tensor.__file__)
 _RESERVED = {
     *dir(builtins),
     *keyword.kwlist,
@@ -145,6 +146,7 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self, root_type: str) -> None:
         super().__init__()
+        self.root_type = root_type
         self.steps: list[Step] = []
         self.meter: Meter
         self._stack = [("", root_type)]
@@ -296,4 +298,6 @@ def _target(func: Callable[..., Any]) -> str:
 
 def _wrote_operator(frame: types.FrameType) -> bool:
     """Tell whether the instruction that a frame is at is an operator (`x + y`), not a call (`x.add(y)`)."""
+    while frame.f_code.co_filename in _TORCH_FILES and frame.f_back is not None:
+        frame = frame.f_back  # `x ** y` goes through a Python wrapper
     return dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith(_OPERATOR_INSTRUCTIONS)

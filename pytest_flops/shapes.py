@@ -228,7 +228,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return build(outcome.result, call.tensors, self._twin)
 
     def _find_out_from_values(self, call: _Call, failure: Exception) -> Any:
-        """Run an op that metadata alone does not decide with the values of its concrete integers and booleans.
+        """Run an op that metadata alone does not decide with the values of its concrete whole numbers.
 
         A mask as an index, the lengths of packed sequences. Nothing is remembered.
         """
@@ -389,6 +389,6 @@ def _checked(func: OpOverload, cost: Any) -> Outcome:
     flops, macs = cost if isinstance(cost, tuple) else Cost(cost)
     if not isinstance(flops, int) or not isinstance(macs, int) or flops < 0 or macs < 0:
         raise FormulaError(
-            f"The formula of {func} returned {cost!r}: it must return FLOPs as an int, or a Cost."
+            f"The formula of {func} returned {cost!r}: it must return an int, or a Cost of ints."
         )
     return Outcome(None, flops, macs, None)

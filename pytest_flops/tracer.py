@@ -202,7 +202,7 @@ class _Run:
         self._subject = subject
         self._train = train
         self._real = real
-        self._inference = inference
+        self.inference = inference
         self.recorder = Recorder(subject.name if subject.root is None else type(subject.root).__name__)
         self._shapes = ShapeMode(
             real=real, symbolic=() if real else subject.symbolic, open_stray=self.recorder.open_stray
@@ -230,8 +230,11 @@ class _Run:
             stack.enter_context(untouched(self._subject.modules.values()))
             torch.backends.mha.set_fastpath_enabled(False)
             self._set_mode()
-            stack.enter_context(torch.inference_mode(self._inference))
-            stack.enter_context(torch.set_grad_enabled(not self._inference))
+            stack.enter_context(torch.inference_mode(self.inference))
+            stack.enter_context(torch.set_grad_enabled(not self.inference))
+            for device in ("cpu", "cuda"):  # autocast would cast parameters and leave meta inputs alone
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
             if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(self._shapes)
@@ -241,7 +244,7 @@ class _Run:
     def _set_mode(self) -> None:
         """Put the model into training or eval mode; modules that override `train` to stay frozen do."""
         root = self._subject.root
-        if root is not None and any(m.training != self._train for m in self._subject.modules.values()):
+        if root is not None and (self._train or any(m.training for m in self._subject.modules.values())):
             root.train(self._train)
 
     def _real_input(self, tensor: Tensor) -> Tensor:
@@ -321,8 +324,8 @@ def _refuse_lazy(name: str, modules: Mapping[str, nn.Module]) -> None:
         if any(parameter is not None and is_lazy(parameter) for parameter in module._parameters.values()):
             where = f"module {path!r} ({type(module).__name__})" if path else "it"
             raise TraceError(
-                f"Cannot count {name} yet: {where} has parameters that take their shape from the first input. "
-                "Call the model once on real input first."
+                f"Cannot count {name} yet: {where} has parameters that take their shape from the first "
+                "input. Call the model once on real input first."
             )
 
 
