@@ -10,6 +10,9 @@ import pytest
 
 from pytest_flops.report import Node, Report
 
+# hypothesis, where it is installed, would be imported anew at the end of every run inside a test: 1 s.
+QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+
 NET = """
 import pytest
 import torch
@@ -106,6 +109,6 @@ def run_inside(pytester: pytest.Pytester, net: Path) -> Callable[..., pytest.Run
     def run(body: str | None, *args: str) -> pytest.RunResult:
         if body is not None:
             pytester.makepyfile(test_it=f"from net import *\n\n{body}")
-        return pytester.runpytest_inprocess("-p", "no:cacheprovider", *args)
+        return pytester.runpytest_inprocess(*QUICK, *args)
 
     return run

@@ -184,7 +184,8 @@ def test_module_ceilings(globs, excesses):
 
 
 @pytest.mark.parametrize(
-    ("glob", "near"), [("body.upp", ("body.up", "body.drop", "body")), ("Body", ("body", "body.up")), ("zzz", ())]
+    ("glob", "near"),
+    [("body.upp", ("body.up", "body.drop", "body")), ("Body", ("body", "body.up")), ("zzz", ())],
 )
 def test_glob_that_matches_nothing(glob, near):
     found = verdict(modules={glob: 1000})

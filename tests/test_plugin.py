@@ -7,7 +7,7 @@ import os
 import re
 
 import pytest
-from conftest import load_torch
+from conftest import QUICK, load_torch
 
 load_torch()
 
@@ -351,7 +351,7 @@ class TestNet(unittest.TestCase):
 """
     run_inside(body, "--flops-update").assert_outcomes(passed=1, failed=1)
     assert len(files(pytester)) == 1
-    assert list(files(pytester))[0].startswith("flops_baselines/test_it/TestNet.test_good-")
+    assert next(iter(files(pytester))).startswith("flops_baselines/test_it/TestNet.test_good-")
 
 
 def test_marked_doctest_says_that_it_cannot_measure(pytester):
@@ -360,7 +360,7 @@ def test_marked_doctest_says_that_it_cannot_measure(pytester):
         "    for item in items: item.add_marker(pytest.mark.flops_budget(flops=1))"
     )
     pytester.maketxtfile(test_doc=">>> 1 + 1\n2")
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess(*QUICK)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         ["Only test functions can. Where a conftest gives the marker to every item, *"]
@@ -434,13 +434,13 @@ def test_id_is_quoted_for_the_shell_and_independent_of_the_folder(pytester, net)
     (folder / "test_it.py").write_text(
         "from net import *\n@pytest.mark.parametrize('w', ['a b/c'])\ndef test_net(flops, w): flops(Net(), x())"
     )
-    missing = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    missing = pytester.runpytest_inprocess(*QUICK)
     assert "Accept it: pytest 'deep/test_it.py::test_net[a b/c]' --flops-update" in missing.outlines
-    pytester.runpytest_inprocess("--flops-update").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess(*QUICK, "--flops-update").assert_outcomes(passed=1)
     (saved,) = folder.rglob("*.json")
     assert json.loads(saved.read_text())["test"] == "test_it.py::test_net[a b/c]"
     os.chdir(folder)
-    pytester.runpytest_inprocess("-p", "no:cacheprovider", "--rootdir=.").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess(*QUICK, "--rootdir=.").assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize("verbosity", ["-q", "", "-v", "-vv"])

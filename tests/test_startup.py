@@ -1,0 +1,42 @@
+"""A suite that uses no budget pays nothing for the plugin: no torch, and next to no time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+ROOMS = ["errors", "report", "baseline", "budget", "table", "session", "summary", "plugin", "fixture"]
+HEAVY = ("torch", "tabulate", "numpy")
+
+
+def heavy_after(statement: str) -> str:
+    code = f"{statement}\nimport sys\nprint([name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_no_room_of_the_plugin_imports_anything_heavy():
+    assert (
+        heavy_after("import pytest_flops\n" + "\n".join(f"import pytest_flops.{room}" for room in ROOMS))
+        == "[]"
+    )
+
+
+def test_the_check_above_can_fail():
+    assert heavy_after("import tabulate") == "['tabulate']"
+
+
+@pytest.mark.parametrize("args", [(), ("-n1",), ("--flops-update",)])
+def test_a_run_without_budgets_imports_no_torch(pytester, args):
+    pytester.makepyfile("import sys\ndef test_it(): assert 'torch' not in sys.modules")
+    pytester.runpytest_subprocess(*args).assert_outcomes(passed=1)
+
+
+def test_a_collected_budget_imports_no_torch(pytester):
+    pytester.makepyfile(
+        "import pytest, sys\n@pytest.mark.flops_budget(flops='1G', rtol=0.1)\ndef test_net(flops): pass\n"
+        "def test_it(): assert not {'torch', 'tabulate'} & set(sys.modules)"
+    )
+    pytester.runpytest_subprocess("-k", "test_it").assert_outcomes(passed=1, deselected=1)
