@@ -31,8 +31,7 @@ included:
   Linear algebra: the counts of Golub & Van Loan and LAPACK. Interpolation: the weighted sum of the taps.
 * sparse operands: what they store, 2 per stored element and column. Quantised ops: as those they stand for.
 * complex numbers: in real FLOPs: addition 2, product 6, quotient 11, modulus 4; a complex
-  multiply-accumulate is 4 real ones. Any other function 2, one for each real number that comes out. Complex
-  convolutions: the three real ones that PyTorch makes of them.
+  multiply-accumulate is 4 real ones. Any other function 2, one for each real number that comes out.
 * zero by kind: views, copies, casts, layout, creation, random numbers, lookup, and selection by a mask that
   is already there (`where`, `masked_fill`); conjugation, which is a flag; arithmetic of Python numbers.
 * gradients: see each op. `convolution_backward` honours groups and counts the gradients that are asked for.

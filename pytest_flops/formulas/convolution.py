@@ -4,7 +4,7 @@ Weights are (Cout, Cin/groups, *K), transposed ones (Cin, Cout/groups, *K): the 
 shape. Padding is counted as work: a product with a padded zero like any other, and of a transposed
 convolution also the products that land in the cropped margin.
 
-Complex convolutions are left to their decomposition: PyTorch computes them by three real ones.
+A complex product counts as four real ones, though PyTorch makes three real convolutions of a complex one.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from torch import Tensor
 
 from pytest_flops.formulas.contraction import dots
-from pytest_flops.formulas.registry import DECOMPOSE, Cost, Formula, register_flop_formula
+from pytest_flops.formulas.registry import Cost, Formula, real_parts, register_flop_formula
 
 Ints = int | Sequence[int]
 
 
 def convolution_cost(weight: Tensor, out: Tensor) -> Cost:
     """Return the cost of one dot product of length Cin/groups·ΠK per output element."""
-    return dots(out.numel(), prod(weight.shape[1:]))
+    return dots(out.numel(), prod(weight.shape[1:]), parts=real_parts(weight))
 
 
 def transposed_cost(x: Tensor, weight: Tensor, stride: Ints, dilation: Ints, groups: int) -> Cost:
@@ -36,14 +36,15 @@ def transposed_cost(x: Tensor, weight: Tensor, stride: Ints, dilation: Ints, gro
     K = weight.shape[2:]
     L = x.shape[-spatial:]
     N = prod(x.shape[: -spatial - 1])
-    products = x.numel() * prod(weight.shape[1:])
+    parts = real_parts(x)
+    products = x.numel() * prod(weight.shape[1:]) * parts * parts
     touched = (
         N
         * weight.shape[1]
         * groups
         * prod(map(_touched, L, K, per_dim(stride, spatial), per_dim(dilation, spatial)))
     )
-    return Cost(2 * products - touched, products)
+    return Cost(2 * products - touched * parts, products)
 
 
 def _touched(L: int, K: int, stride: int, dilation: int) -> int:
@@ -63,7 +64,7 @@ def per_dim(value: Ints, dims: int) -> Sequence[int]:
 
 
 def _with_bias(cost: Cost, bias: Tensor | None, out: Tensor) -> Cost:
-    return cost + out.numel() if bias is not None else cost
+    return cost + out.numel() * real_parts(out) if bias is not None else cost
 
 
 @register_flop_formula(["aten::convolution", "aten::_convolution", "aten::convolution_overrideable"])
@@ -82,8 +83,6 @@ def convolution(
     **__: Any,
 ) -> Cost:
     """Count 2·(Cin/groups)·ΠK − 1 per output element, and its bias; a transposed one by the same algebra."""
-    if x.is_complex():
-        return DECOMPOSE
     cost = (
         transposed_cost(x, weight, stride, dilation, groups) if transposed else convolution_cost(weight, out)
     )
@@ -101,8 +100,6 @@ def convolution(
 )
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, out: Tensor, **__: Any) -> Cost:
     """Count 2·(Cin/groups)·ΠK − 1 per output element, and its bias."""
-    if x.is_complex():
-        return DECOMPOSE
     return _with_bias(convolution_cost(weight, out), bias, out)
 
 
@@ -173,8 +170,6 @@ def conv_transpose(
     **__: Any,
 ) -> Cost:
     """Count every product, and every addition of one to another; and the bias."""
-    if x.is_complex():
-        return DECOMPOSE
     return _with_bias(transposed_cost(x, weight, stride, dilation, groups), bias, out)
 
 
@@ -229,15 +224,16 @@ def convolution_backward(
     multiply-accumulates are those of the forward pass. With respect to the bias: a sum.
     """
     stride, dilation, transposed, groups, output_mask = _backward_settings(*settings)
-    forward_macs = (x if transposed else grad).numel() * prod(weight.shape[1:])
+    parts = real_parts(x)
+    forward_macs = (x if transposed else grad).numel() * prod(weight.shape[1:]) * parts * parts
     cost = Cost(0)
     if output_mask[0]:
         spread = transposed_cost(grad, weight, stride, dilation, groups)
         cost += convolution_cost(weight, x) if transposed else spread
     if output_mask[1]:
-        cost += Cost(2 * forward_macs - weight.numel(), forward_macs)
+        cost += Cost(2 * forward_macs - weight.numel() * parts, forward_macs)
     if len(output_mask) > 2 and output_mask[2]:
-        cost += grad.numel() - grad.shape[1]
+        cost += (grad.numel() - grad.shape[1]) * parts
     return cost
 
 

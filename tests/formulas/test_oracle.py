@@ -310,6 +310,24 @@ for _name, (_op, *_args) in TRANSPOSED.items():
     oracle(_name, _op, *_args)(transposed)
 
 
+def complex_conv(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.view_as_real(F.conv1d(torch.view_as_complex(x), torch.view_as_complex(weight)))
+
+
+@oracle("complex-conv1d", complex_conv, r(1, 2, 5, 2), r(3, 2, 2, 2))
+def _(x: Any, weight: Any) -> Any:
+    def times(a: Any, b: Any) -> list[Any]:
+        return [a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]]
+
+    def plus(a: Any, b: Any) -> list[Any]:
+        return [a[0] + b[0], a[1] + b[1]]
+
+    def element(kernel: Any, o: int) -> Any:
+        return reduce(plus, [times(x[0][c][o + k], kernel[c][k]) for c in range(2) for k in range(2)])
+
+    return [[element(kernel, o) for o in range(4)] for kernel in weight]
+
+
 # -- normalisation: the statistics are plain numbers, for the convention does not count them -----------------
 
 
