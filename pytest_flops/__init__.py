@@ -14,10 +14,13 @@ if TYPE_CHECKING:
         BudgetError,
         FlopsError,
         FormulaError,
+        MeasurementError,
         TraceError,
     )
     from pytest_flops.formulas import Cost, register_flop_formula
+    from pytest_flops.propagation import Measurement, propagate
     from pytest_flops.report import Node, Report
+    from pytest_flops.torch_flops import TorchFLOPsByFX
     from pytest_flops.tracer import trace
 
 __all__ = [
@@ -26,9 +29,13 @@ __all__ = [
     "Cost",
     "FlopsError",
     "FormulaError",
+    "Measurement",
+    "MeasurementError",
     "Node",
     "Report",
+    "TorchFLOPsByFX",
     "TraceError",
+    "propagate",
     "register_flop_formula",
     "trace",
 ]
@@ -39,9 +46,13 @@ _ROOMS = {
     "Cost": "formulas",
     "FlopsError": "errors",
     "FormulaError": "errors",
+    "Measurement": "propagation",
+    "MeasurementError": "errors",
     "Node": "report",
     "Report": "report",
+    "TorchFLOPsByFX": "torch_flops",
     "TraceError": "errors",
+    "propagate": "propagation",
     "register_flop_formula": "formulas",
     "trace": "tracer",
 }

@@ -9,6 +9,10 @@ class TraceError(FlopsError):
     """A model that cannot be counted: not a module, scripted, or unable to run either way."""
 
 
+class MeasurementError(FlopsError):
+    """A model that cannot be measured: no device, no memory, other steps than were counted."""
+
+
 class FormulaError(FlopsError):
     """A formula that cannot be registered, or that returned something other than FLOPs."""
 

@@ -1,0 +1,332 @@
+"""`propagate`: real tensors through the real model, and the time and memory that each step took.
+
+The steps are those that `trace` counts, by the same names. A step's work runs by itself while it is measured:
+no mode counts or records, and PyTorch takes the same fast paths as ever. What is left of the recording
+costs about a microsecond per step, outside the measured time.
+
+Memory is what PyTorch's CUDA allocator says. On the CPU there is no such account, so memory is None there:
+the resident size of the process is not what the model holds.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+# Private, for want of a public way to let a leaf run without the mode that recorded its call.
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._pytree import tree_leaves
+
+from pytest_flops.errors import MeasurementError
+from pytest_flops.nodes import Recorder, Step, recording
+from pytest_flops.preserve import untouched
+from pytest_flops.report import Node
+from pytest_flops.shapes import Sink
+from pytest_flops.tracer import _Inputs, _Run, _Subject, traced
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one step took: a node of the trace with its time and the memory allocated around it.
+
+    `time_ms` is wall time on the CPU and device time on CUDA. The memory is that of the model's CUDA device:
+    allocated before and after the step, and the peak in between; None on the CPU. All four are None for
+    inputs, outputs and ops that no Python function called: nothing was measured there.
+    """
+
+    node: Node
+    time_ms: float | None
+    memory_before_bytes: int | None
+    memory_after_bytes: int | None
+    memory_peak_bytes: int | None
+
+    @property
+    def memory_delta_bytes(self) -> int | None:
+        """What the step left allocated; negative where it freed more."""
+        if self.memory_after_bytes is None or self.memory_before_bytes is None:
+            return None
+        return self.memory_after_bytes - self.memory_before_bytes
+
+
+def propagate(
+    model: Callable[..., Any],
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    warmup: int = 1,
+) -> tuple[Measurement, ...]:
+    """Run a model on real tensors, on its own device, and return what each step took.
+
+    The arguments are those of `trace`; inputs are copied to the model's device. The model runs in eval mode
+    and without gradients, `warmup` times unmeasured and then once measured, and is left as it was found. On
+    CUDA this resets the device's peak memory statistics.
+
+    Raises `MeasurementError` where the model is on meta or on several devices, runs out of memory or takes
+    other steps than on shapes alone; `TraceError` for what cannot be counted; and whatever the model raises.
+    """
+    subject = _Subject.of(model)
+    inputs = _Inputs.of(args, kwargs or {})
+    device = _device(subject, inputs)
+    run, _ = traced(subject, inputs, False, "auto")
+    with _put_back([*subject.buffers, *filter(run.wrote, subject.parameters)]):
+        for _ in range(warmup):
+            _pass(subject, inputs, device, run)
+        stopwatch = _pass(subject, inputs, device, run)
+    return tuple(_measurements(subject, run.recorder, stopwatch))
+
+
+def _device(subject: _Subject, inputs: _Inputs) -> torch.device:
+    """Return the one device that the model lives on; that of its inputs where it has no tensors."""
+    own = {tensor.device for tensor in [*subject.parameters, *subject.buffers]}
+    given = {
+        leaf.device for leaf in tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(leaf, Tensor)
+    }
+    devices = own or given or {torch.device("cpu")}
+    if len(devices) > 1:
+        names = ", ".join(sorted(map(str, devices)))
+        raise MeasurementError(
+            f"Cannot measure {subject.name}: it is spread over {names}. Move it to one device."
+        )
+    device = devices.pop()
+    if device.type not in ("cpu", "cuda"):
+        raise MeasurementError(f"Cannot measure {subject.name}: it is on {device}. Move it to cpu or cuda.")
+    return device
+
+
+@contextmanager
+def _put_back(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Restore the contents of tensors at the end of the block."""
+    saved = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, contents in saved:
+                tensor.copy_(contents)
+
+
+# Reading clock and allocator --------------------------------------------------------------------------------
+
+
+class Reading(NamedTuple):
+    """The clock and the allocator at one moment. `clock` is for the probe that read it."""
+
+    clock: Any
+    allocated: int | None = None
+    peak: int | None = None
+
+
+class Probe(Protocol):
+    """Reads a device's clock and allocator before and after a step, and tells the time between."""
+
+    def before(self) -> Reading: ...
+
+    def after(self) -> Reading: ...
+
+    def wait(self) -> None:
+        """Wait until the device has done all work: elapsed times are known from then on."""
+
+    def elapsed_ms(self, before: Reading, after: Reading) -> float: ...
+
+
+class CpuProbe:
+    """Wall time; the CPU's allocator keeps no account."""
+
+    def before(self) -> Reading:
+        return Reading(perf_counter_ns())
+
+    after = before
+
+    def wait(self) -> None:
+        pass
+
+    def elapsed_ms(self, before: Reading, after: Reading) -> float:
+        return float(after.clock - before.clock) / 1e6
+
+
+class CudaProbe:
+    """CUDA events on the current stream of one device, and its caching allocator."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def before(self) -> Reading:
+        torch.cuda.reset_peak_memory_stats(self.device)
+        allocated = torch.cuda.memory_allocated(self.device)
+        return Reading(self._event(), allocated, allocated)
+
+    def after(self) -> Reading:
+        event = self._event()
+        return Reading(
+            event, torch.cuda.memory_allocated(self.device), torch.cuda.max_memory_allocated(self.device)
+        )
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def wait(self) -> None:
+        torch.cuda.synchronize(self.device)
+
+    def elapsed_ms(self, before: Reading, after: Reading) -> float:
+        return float(before.clock.elapsed_time(after.clock))
+
+
+def probe_for(device: torch.device) -> Probe:
+    """Return what reads the clock and the allocator of a device."""
+    return CudaProbe(device) if device.type == "cuda" else CpuProbe()
+
+
+# One pass ---------------------------------------------------------------------------------------------------
+
+
+class _Open:
+    """Which step is open, and nothing else: a run that measures does not count."""
+
+    sink: Sink | None = None
+    answered = 0
+
+
+class _Stopwatch(Recorder):
+    """Record the steps of one forward pass with a reading before and after each."""
+
+    def __init__(self, root_type: str, probe: Probe) -> None:
+        super().__init__(root_type)
+        self.probe = probe
+        self.readings: dict[int, tuple[Reading, Reading]] = {}
+
+    def run_step(
+        self, step: Step, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        position = len(self.steps)
+        self.steps.append(step)
+        self.meter.sink = step
+        with self._aside():
+            before = self.probe.before()
+            try:
+                return run(*args, **kwargs)
+            finally:
+                self.readings[position] = before, self.probe.after()
+                self.meter.sink = None
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Take this mode off the stack for the work of a leaf: PyTorch's fast paths refuse under a mode."""
+        stack = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        if not stack or stack[-1] is not self:  # a function's own call: PyTorch has taken it off already
+            yield
+            return
+        self.__exit__(None, None, None)
+        try:
+            yield
+        finally:
+            self.__enter__()
+
+
+def _pass(subject: _Subject, inputs: _Inputs, device: torch.device, run: _Run) -> _Stopwatch:
+    """Run the model once as it is, with a stopwatch on each step."""
+    args, kwargs = inputs.fresh(lambda tensor: tensor.detach().to(device, copy=True))
+    stopwatch = _Stopwatch(run.recorder.root_type, probe := probe_for(device))
+    for name in inputs.named(subject.signature):
+        stopwatch.mark("placeholder", name)
+    try:
+        with _surroundings(subject, run, stopwatch):
+            probe.wait()
+            subject.call(*args, **kwargs)
+            probe.wait()
+    except (MemoryError, RuntimeError) as err:
+        if not _is_out_of_memory(err):
+            raise
+        raise MeasurementError(
+            f"{subject.name} ran out of memory on {device}, {_place(run.recorder, stopwatch)}: "
+            f"{str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__}"
+        ) from err
+    stopwatch.mark("output", "output")
+    return stopwatch
+
+
+@contextmanager
+def _surroundings(subject: _Subject, run: _Run, stopwatch: _Stopwatch) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(untouched(subject.modules.values()))
+        if subject.root is not None and any(module.training for module in subject.modules.values()):
+            subject.root.eval()
+        stack.enter_context(torch.inference_mode(run.inference))
+        stack.enter_context(torch.set_grad_enabled(not run.inference))
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(recording(stopwatch, _Open(), subject.modules))
+        yield
+
+
+def _is_out_of_memory(err: Exception) -> bool:
+    """Tell whether an allocator failed; the CPU's raises a plain RuntimeError."""
+    return isinstance(err, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(err)
+
+
+# Matching with the trace ------------------------------------------------------------------------------------
+
+
+def _measurements(subject: _Subject, counted: Recorder, timed: _Stopwatch) -> Iterator[Measurement]:
+    """Yield the nodes of the counted run with what the timed run read at the same steps."""
+    positions = _visible(counted)
+    _require_same_steps(subject, [counted.steps[position] for position in positions], timed.steps)
+    readings = {position: timed.readings.get(i) for i, position in enumerate(positions)}
+    for position, node in counted.nodes_by_step().items():
+        yield _measurement(node, timed.probe, readings.get(position))
+
+
+def _visible(recorder: Recorder) -> list[int]:
+    """Return the positions of the steps that a run sees which does not count ATen ops."""
+    return [position for position, step in enumerate(recorder.steps) if not step.is_stray]
+
+
+def _measurement(node: Node, probe: Probe, readings: tuple[Reading, Reading] | None) -> Measurement:
+    if readings is None:
+        return Measurement(node, None, None, None, None)
+    before, after = readings
+    elapsed = probe.elapsed_ms(before, after)
+    if not (math.isfinite(elapsed) and elapsed >= 0):
+        raise MeasurementError(
+            f"The clock says that node {node.name} took {elapsed} ms: nothing was measured."
+        )
+    return Measurement(node, elapsed, before.allocated, after.allocated, after.peak)
+
+
+def _require_same_steps(subject: _Subject, counted: Sequence[Step], timed: Sequence[Step]) -> None:
+    """Refuse to match steps by position where the two runs did not take the same ones."""
+    for i in range(max(len(counted), len(timed))):
+        there = _shown(counted[i]) if i < len(counted) else "the end"
+        here = _shown(timed[i]) if i < len(timed) else "the end"
+        if there != here:
+            raise MeasurementError(
+                f"{subject.name} takes other steps when it is measured than when it is counted: step {i} is "
+                f"{here}, where {there} was counted. Its forward pass depends on values, on the device or on "
+                "chance."
+            )
+
+
+def _shown(step: Step) -> str:
+    return f"{step.op} {step.name}{f' in {step.module}' if step.module and step.op != 'call_module' else ''}"
+
+
+def _place(counted: Recorder, timed: Recorder) -> str:
+    """Return the node at which a timed run stopped, by the name that it has in the trace."""
+    last = len(timed.steps) - 1
+    positions = _visible(counted)
+    node = counted.nodes_by_step().get(positions[last]) if last < len(positions) else None
+    name, target, module = (
+        (node.name, node.target, node.module)
+        if node
+        else (timed.steps[last].name, timed.steps[last].target, "")
+    )
+    return f"at node {name} ({target}){f' in module {module!r}' if module else ''}"
