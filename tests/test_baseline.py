@@ -246,7 +246,8 @@ def refusal(place: Place) -> str:
         (b'{"format": NaN}', f"holds NaN where an integer belongs. {RESTORE}"),
         (
             b'{\n<<<<<<< HEAD\n "format": 1\n=======\n "format": 1\n>>>>>>> other\n}',
-            "has a merge conflict in line 2. Keep either side of the whole file (git checkout --ours or --theirs), "
+            "has a merge conflict in line 2. "
+            "Keep either side of the whole file (git checkout --ours or --theirs), "
             "then run the test with --flops-update.",
         ),
     ],

@@ -63,14 +63,15 @@ def test_counts(value, count):
 
 @pytest.mark.parametrize(
     "value",
-    [-1, True, 1.5, math.nan, math.inf, -math.inf, "", "G", "8.3g", "8.3K", "8GiB", "8 GFLOPs", "-1", "1e9", "8,3G",
-     "1.2345k", "0.5", "١", [], "1\n2"],
+    [-1, True, 1.5, math.nan, math.inf, -math.inf, "", "G", "8.3g", "8.3K", "8GiB", "8 GFLOPs", "-1",
+     "1e9", "8,3G",     "1.2345k", "0.5", "١", [], "1\n2"],
 )  # fmt: skip
 def test_no_counts(value):
     with pytest.raises(BudgetError) as caught:
         parse_count(value, "flops")
     assert str(caught.value) == (
-        f"flops={value!r} is not a count. Give a whole number of at least 0, or text with a decimal unit, such as "
+        f"flops={value!r} is not a count. Give a whole number of at least 0, "
+        f"or text with a decimal unit, such as "
         '"8.3G" (valid units: k, M, G, T).'
     )
 
@@ -87,7 +88,8 @@ def test_no_tolerances(value):
     with pytest.raises(BudgetError) as caught:
         parse_rtol(value, "rtol")
     assert str(caught.value) == (
-        f"rtol={value!r} is not a tolerance. Give a fraction of the baseline of at least 0: 0.01 lets a count grow "
+        f"rtol={value!r} is not a tolerance. Give a fraction of the baseline of at least 0: "
+        f"0.01 lets a count grow "
         "by 1 %."
     )
 
@@ -114,7 +116,8 @@ def test_no_tolerances(value):
         ),
         (
             {"modules": {"layer4": "2 GB"}},
-            "modules['layer4']='2 GB' is not a count. Give a whole number of at least 0, or text with a decimal "
+            "modules['layer4']='2 GB' is not a count. Give a whole number of at least 0, "
+            "or text with a decimal "
             'unit, such as "8.3G" (valid units: k, M, G, T).',
         ),
     ],
@@ -211,7 +214,8 @@ def test_unsupported_operators_fail_unless_told_to_warn():
 
 @pytest.mark.parametrize(
     ("was", "rtol", "largest"),
-    [(100, "0", 100), (100, "0.29", 129), (100, "0.07", 107), (99, "0.01", 99), (0, "0.5", 0), (10**20, "0.1", 11 * 10**19)],
+    [(100, "0", 100), (100, "0.29", 129), (100, "0.07", 107), (99, "0.01", 99),
+     (0, "0.5", 0), (10**20, "0.1", 11 * 10**19)],
 )  # fmt: skip
 def test_tolerance_is_exact(was, rtol, largest):
     assert tolerated(was, rtol) == largest
@@ -302,7 +306,8 @@ def test_new_module_fails_through_the_modules_around_it():
     ("changes", "mismatch"),
     [
         ({"mode": "train"}, Mismatch("mode", "eval", "train")),
-        ({"inputs": ("x: float32[9, 3]", "y: bool[1]")}, Mismatch("inputs", "x: float32[2, 3]", "x: float32[9, 3], y: bool[1]")),
+        ({"inputs": ("x: float32[9, 3]", "y: bool[1]")},
+         Mismatch("inputs", "x: float32[2, 3]", "x: float32[9, 3], y: bool[1]")),
     ],
 )  # fmt: skip
 def test_other_inputs_or_mode_are_not_compared(changes, mismatch):

@@ -137,8 +137,8 @@ def test_removed_layer_is_an_improvement_to_lock_in(pytester, run_inside):
     strict = run_inside(None, "--flops-strict")
     strict.assert_outcomes(failed=1)
     assert (
-        "Net: at least 192 FLOPs (baseline, strict), now 96: -96 (-50.00%), in blocks.1.down and 1 more module"
-        in (strict.outlines)
+        "Net: at least 192 FLOPs (baseline, strict), now 96: -96 (-50.00%), "
+        "in blocks.1.down and 1 more module" in (strict.outlines)
     )
 
 
@@ -231,7 +231,8 @@ def test_update_refuses_a_baseline_that_it_cannot_read(pytester, run_inside):
         result = run_inside(None, *args)
         result.assert_outcomes(failed=1)
         assert (
-            f"{path.relative_to(pytester.path)} ends too early, in line 1. Restore it from version control, or "
+            f"{path.relative_to(pytester.path)} ends too early, in line 1. "
+            f"Restore it from version control, or "
             "delete it and run the test with --flops-update."
         ) in result.outlines
         assert path.read_text() == "{"
@@ -254,7 +255,8 @@ def test_wrong_marker_is_a_collection_error(run_inside):
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.assert_outcomes(errors=1)
     assert (
-        "test_it.py::test_net: flops_budget does not know 'flop'. Valid: flops, macs, params, modules, rtol, train, "
+        "test_it.py::test_net: flops_budget does not know 'flop'. "
+        "Valid: flops, macs, params, modules, rtol, train, "
         "backward, unsupported, baseline."
     ) in result.outlines
     result.stdout.no_fnmatch_line("*Traceback*")
@@ -269,7 +271,8 @@ def test_sound_tests_run_on_past_collection_errors(run_inside):
 def test_closest_marker_decides_for_each_keyword(pytester, run_inside):
     pytester.makeconftest(
         "import pytest\ndef pytest_collection_modifyitems(items):\n"
-        "    for item in items: item.add_marker(pytest.mark.flops_budget(flops=1, macs=1, params=1, baseline=False))"
+        "    for item in items: "
+        "item.add_marker(pytest.mark.flops_budget(flops=1, macs=1, params=1, baseline=False))"
     )
     body = """
 pytestmark = pytest.mark.flops_budget(params=1000)
@@ -432,7 +435,8 @@ def test_id_is_quoted_for_the_shell_and_independent_of_the_folder(pytester, net)
     folder = pytester.mkdir("deep")
     net.rename(folder / "net.py")
     (folder / "test_it.py").write_text(
-        "from net import *\n@pytest.mark.parametrize('w', ['a b/c'])\ndef test_net(flops, w): flops(Net(), x())"
+        "from net import *\n@pytest.mark.parametrize('w', ['a b/c'])\n"
+        "def test_net(flops, w): flops(Net(), x())"
     )
     missing = pytester.runpytest_inprocess(*QUICK)
     assert "Accept it: pytest 'deep/test_it.py::test_net[a b/c]' --flops-update" in missing.outlines

@@ -44,7 +44,8 @@ def test_command_line_overrules_the_ini_file(pytester, run_inside):
         ("flops_update = old", "ERROR: flops_update = old: not valid. Give new, changed or all."),
         (
             "flops_rtol = 1%",
-            "ERROR: flops_rtol='1%' is not a tolerance. Give a fraction of the baseline of at least 0: 0.01 lets a "
+            "ERROR: flops_rtol='1%' is not a tolerance. Give a fraction of the baseline of at least 0: "
+            "0.01 lets a "
             "count grow by 1 %.",
         ),
     ],

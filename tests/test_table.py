@@ -228,7 +228,8 @@ Accept it: pytest test_net.py::test_net --flops-update"""
 def test_changed_counter_is_named():
     now = with_costs(make_report(formulas=2, torch="2.16.0"), {"add": 7})
     assert text(now).endswith(
-        "The counter changed since the baseline (formulas 1 -> 2, torch 2.15.0 -> 2.16.0): the model may be the "
+        "The counter changed since the baseline (formulas 1 -> 2, torch 2.15.0 -> 2.16.0): "
+        "the model may be the "
         "same.\n\nAccept it: pytest test_net.py::test_net --flops-update"
     )
 

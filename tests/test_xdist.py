@@ -9,9 +9,10 @@ import sys
 import time
 
 import pytest
-from conftest import QUICK
+from conftest import QUICK, load_torch
 
 pytest.importorskip("xdist")
+load_torch()
 
 MANY = """
 from net import *
@@ -34,7 +35,7 @@ def test_200_tests_updated_by_four_workers(pytester, net):
         data = json.loads((folder / f"test_net[{width}].json").read_text())
         assert data["test"] == f"test_it.py::test_net[{width}]"
         assert data["models"]["Block"]["totals"]["flops"] == 24 * width
-    passing = pytester.runpytest_subprocess(*QUICK, "-n2", "--dist=loadgroup")
+    passing = pytester.runpytest_inprocess(*QUICK)
     assert [line for line in passing.outlines if line.startswith("flops:")] == [
         "flops: 200 models in 200 tests within budget"
     ]
@@ -46,14 +47,15 @@ def test_workers_report_failures_wrong_markers_and_groups(pytester, net):
         "@pytest.mark.xdist_group('g')\ndef test_net(flops): flops(Block(2), x())\n"
         "@pytest.mark.flops_budget(flop=1)\ndef test_wrong(flops): pass"
     )
-    result = pytester.runpytest_subprocess(*QUICK, "-n2", "--dist=loadgroup")
+    result = pytester.runpytest_subprocess(*QUICK, "-n1", "--dist=loadgroup")
     assert result.ret != 0
     assert sum("flops_budget does not know 'flop'" in line for line in result.outlines) == 1
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
     pytester.makepyfile(
-        test_it="from net import *\n@pytest.mark.xdist_group('g')\ndef test_net(flops): flops(Block(2), x())\n"
+        test_it="from net import *\n@pytest.mark.xdist_group('g')\n"
+        "def test_net(flops): flops(Block(2), x())\n"
     )
-    failed = pytester.runpytest_subprocess(*QUICK, "-n2", "--dist=loadgroup")
+    failed = pytester.runpytest_subprocess(*QUICK, "-n1", "--dist=loadgroup")
     assert "Accept it: pytest test_it.py::test_net --flops-update" in failed.outlines
     assert any("flops: nodes of Block" in line for line in failed.outlines)
 
