@@ -45,9 +45,9 @@ class Report:
     """The cost of one forward pass.
 
     `params` counts the elements of all parameters, shared ones once. `inputs` describes each input by the name
-    that `forward` gives it: "x: float32[1, 3, 224, 224]", "use_cache: False". `executed` says whether the shape-only run sufficed
-    ("meta") or real tensors were needed ("real", with the `reason`). `unsupported` maps each ATen op
-    without an answer to its number of calls: where it is not empty, `flops` is too low.
+    that `forward` gives it: "x: float32[1, 3, 224, 224]", "use_cache: False". `executed` says whether the
+    shape-only run sufficed ("meta") or real tensors were needed ("real", with the `reason`). `unsupported` maps
+    each ATen op without an answer to its number of calls: where it is not empty, `flops` is too low.
     `module_types` maps every module path of the model, in order of registration, to its class name.
     `formulas` and `torch` are the versions that counted.
     """
@@ -102,11 +102,11 @@ class Report:
                 found[key] = found.get(key, 0) + node.flops
         return found
 
-    def table(self, *, all_columns: bool = False) -> str:
-        """Return the node table as text, as `torch.fx` prints it, with FLOPs and MACs."""
+    def table(self) -> str:
+        """Return the node table as text, as `torch.fx` prints it, with FLOPs and MACs, and the totals."""
         from pytest_flops.table import node_table
 
-        return node_table(self, all_columns=all_columns)
+        return node_table(self)
 
 
 def enclosing(path: str) -> Iterator[str]:
