@@ -126,7 +126,7 @@ FIRST_TRACE = """
 import sys, torch
 from torch import nn
 from pytest_flops import trace
-trace(nn.Linear(5, 4), torch.randn(3, 5))
+trace(nn.Conv2d(3, 4, 3, bias=False), torch.randn(1, 3, 8, 8))
 sys.exit("imported" if "torch._dynamo" in sys.modules else 0)
 """
 
