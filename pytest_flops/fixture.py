@@ -11,11 +11,12 @@ from typing import Any, NoReturn, TypeVar
 
 import pytest
 
-from pytest_flops.baseline import METRICS, Baseline, Place, baseline_path, load, save, snapshot
+from pytest_flops.baseline import METRICS, Baseline, Place, load, save, snapshot
 from pytest_flops.budget import Budget, Verdict, compare
 from pytest_flops.errors import BaselineError, FlopsError
+from pytest_flops.paths import baseline_path, shown_path
 from pytest_flops.report import Report
-from pytest_flops.session import Note, Options, Outcome, shown_path
+from pytest_flops.session import Note, Options, Outcome
 from pytest_flops.table import UNITS, delta, failure_text, node_digest, node_table, plural
 
 T = TypeVar("T")

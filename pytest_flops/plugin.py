@@ -217,10 +217,10 @@ class Run:
             collection = self._ledger.collection
             self._config.workeroutput["flops"] = (collection.complete, collection.tests)
         elif self._ledger.collection.tests:
-            self._ledger.settle(prune=self._options.prune, folders=self._whole_folders(), start=self._start)
+            from pytest_flops.evidence import settle
 
-    def _whole_folders(self) -> bool:
-        return all((self._start / arg).is_dir() for arg in self._config.args)
+            folders = all((self._start / arg).is_dir() for arg in self._config.args)
+            settle(self._ledger, prune=self._options.prune, folders=folders, start=self._start)
 
     @property
     def _start(self) -> Path:

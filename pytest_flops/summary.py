@@ -18,7 +18,7 @@ def summary_lines(ledger: Ledger, options: Options, verbosity: int) -> Iterator[
         ("improved: lock it in with --flops-update", ledger.notes("improved")),
         ("moved without growth: accept it with --flops-update", ledger.notes("moved")),
         ("operators without a formula", ledger.notes("unsupported")),
-        (_obsolete_title(options), _obsolete_rows(ledger)),
+        (_obsolete_title(options), ledger.obsolete),
         ("problems", ledger.problems),
     ]
     if verbosity > 0:
@@ -52,10 +52,6 @@ def _obsolete_title(options: Options) -> str:
         if options.prune
         else "obsolete baselines: delete them with --flops-prune"
     )
-
-
-def _obsolete_rows(ledger: Ledger) -> list[str]:
-    return [f"{place.shown}{f' ({model})' if model else ''}" for place, model in ledger.obsolete]
 
 
 def _plural(count: int, noun: str) -> str:

@@ -12,19 +12,18 @@ from typing import Any
 import pytest
 from conftest import make_report, with_costs
 
-from pytest_flops import baseline as store
+from pytest_flops import paths
 from pytest_flops.baseline import (
     Function,
     Place,
-    baseline_path,
     load,
     owner,
     parts_of,
-    portable,
     save,
     snapshot,
 )
 from pytest_flops.errors import BaselineError
+from pytest_flops.paths import baseline_path, portable
 from pytest_flops.report import Node
 
 TEST = "test_net.py::test_net"
@@ -168,7 +167,7 @@ def test_portable_names_stay_as_they_are(name):
 def test_lossy_names_end_in_a_hash(name, expected):
     found = portable(name)
     assert found.startswith(expected)
-    assert store._LOOKS_HASHED.fullmatch(found)
+    assert paths._LOOKS_HASHED.fullmatch(found)
     assert found.isascii()
     assert len(found) <= 90
 

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-ROOMS = ["errors", "report", "baseline", "budget", "table", "session", "summary", "plugin", "fixture"]
+ROOMS = ["errors", "report", "paths", "baseline", "budget", "table"]
+ROOMS += ["session", "evidence", "summary", "fixture", "plugin"]
 HEAVY = ("torch", "tabulate", "numpy")
 
 

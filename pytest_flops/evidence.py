@@ -1,0 +1,79 @@
+"""Which baselines nothing uses any more: on full evidence only, so that deleting them loses nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import NamedTuple
+
+from pytest_flops.baseline import Place, load, owner, save
+from pytest_flops.errors import BaselineError
+from pytest_flops.paths import baseline_folder, shown_path
+from pytest_flops.session import Ledger, Outcome
+
+
+class Obsolete(NamedTuple):
+    """A baseline that nothing uses: a whole file, or one model in it."""
+
+    place: Place
+    model: str | None = None
+
+
+def settle(ledger: Ledger, *, prune: bool, folders: bool, start: Path) -> None:
+    """Note in the ledger which baselines nothing uses, and delete them if asked to."""
+    try:
+        obsolete = list(find_obsolete(ledger, folders=folders, start=start))
+        if prune:
+            delete(obsolete)
+    except BaselineError as err:
+        ledger.problems.append(str(err))
+    else:
+        ledger.obsolete = [f"{place.shown}{f' ({model})' if model else ''}" for place, model in obsolete]
+
+
+def find_obsolete(ledger: Ledger, *, folders: bool, start: Path) -> Iterator[Obsolete]:
+    """Yield the baselines that nothing uses, on full evidence only.
+
+    A file counts as unused when every test of its test file was collected, ran and passed, and none used it;
+    or, when whole `folders` were collected, when its test file is gone. Paths are shown relative to `start`.
+    """
+    if not ledger.collection.complete:
+        return
+    live = {outcome["file"]: outcome for outcome in ledger.outcomes.values() if outcome["gated"]}
+    known = {baseline_folder(Path(file)): nodeids for file, nodeids in ledger.collection.tests.items()}
+    for folder, nodeids in sorted(known.items()):
+        if ledger.passed.issuperset(nodeids):
+            yield from _unused(folder, live, start)
+    if folders:
+        for parent in sorted({folder.parent for folder in known}):
+            yield from _orphans(parent, known.keys(), start)
+
+
+def _unused(folder: Path, live: dict[str, Outcome], start: Path) -> Iterator[Obsolete]:
+    for path in sorted(folder.glob("*.json")):
+        outcome = live.get(os.fspath(path))
+        test = owner(path)
+        if test is None:
+            continue  # not one of ours
+        place = Place(path, shown_path(path, start), test)
+        if outcome is None:
+            yield Obsolete(place)
+        else:
+            yield from (Obsolete(place, name) for name in sorted(load(place).keys() - set(outcome["gated"])))
+
+
+def _orphans(parent: Path, known: AbstractSet[Path], start: Path) -> Iterator[Obsolete]:
+    for folder in sorted(set(parent.iterdir()) - known):
+        for path in sorted(folder.glob("*.json")):
+            test = owner(path)
+            if test is not None and not (parent.parent / test.partition("::")[0]).exists():
+                yield Obsolete(Place(path, shown_path(path, start), test))
+
+
+def delete(obsolete: Iterable[Obsolete]) -> None:
+    """Delete baselines that nothing uses. Raises `BaselineError` where that is not possible."""
+    for place, model in obsolete:
+        models = load(place) if model is not None else {}
+        save(place, {name: baseline for name, baseline in models.items() if name != model})
