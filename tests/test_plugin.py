@@ -450,7 +450,6 @@ def test_id_is_quoted_for_the_shell_and_independent_of_the_folder(pytester, net)
 @pytest.mark.parametrize("verbosity", ["-q", "", "-v", "-vv"])
 def test_verbosity(run_inside, verbosity):
     result = run_inside("def test_net(flops): flops(Net(widths=(4,) * 13), x())", *verbosity.split())
-    result.assert_outcomes(failed=1) if verbosity != "-q" else None
     whole = sum(line.startswith("blocks_") for line in result.outlines) == 26
     assert whole is (verbosity == "-vv")
     run_inside(None, "--flops-update")

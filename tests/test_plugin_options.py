@@ -127,3 +127,18 @@ def test_last_failed_reruns_the_broken_budget(pytester, net):
     pytester.runpytest_inprocess(*quick).assert_outcomes(failed=1, passed=1)
     pytester.runpytest_inprocess(*quick, "--lf", "--flops-update").assert_outcomes(passed=1)
     pytester.runpytest_inprocess(*quick).assert_outcomes(passed=2)
+
+
+def test_what_a_failed_attempt_measured_does_not_count_for_the_next(run_inside):
+    body = """
+attempts = []
+
+@pytest.mark.flops_budget(baseline=False)
+def test_net(request):
+    attempts.append(1)
+    if len(attempts) == 1:
+        request.getfixturevalue("flops")(Block(2), x())
+        assert False
+"""
+    result = run_inside(body, "--reruns=1")
+    result.stdout.fnmatch_lines(["*measured nothing*"])
