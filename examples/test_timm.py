@@ -49,7 +49,7 @@ def test_small_models(flops, image, name):
 
 
 # torch.fx cannot follow an `if` on a shape or a value. Here the forward pass is run, not followed.
-def test_maxvit_has_control_flow(flops, image):
+def test_maxvit_tiny_tf_224(flops, image):
     model = build("maxvit_tiny_tf_224")
     with pytest.raises(torch.fx.proxy.TraceError, match="control flow"):
         torch.fx.symbolic_trace(model)
