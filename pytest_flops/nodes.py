@@ -78,7 +78,9 @@ class Step:
     """A node while its cost is still being added up."""
 
     __slots__ = (
+        "backward",
         "flops",
+        "is_backward",
         "is_idle",
         "is_stray",
         "macs",
@@ -101,6 +103,21 @@ class Step:
         self.unsupported: dict[str, int] | None = None
         self.is_stray = False
         self.is_idle = False
+        self.is_backward = False
+        self.backward: Sink | None = None
+
+    @property
+    def costs(self) -> bool:
+        return bool(self.flops or (self.backward is not None and self.backward.flops))
+
+    def node(self, name: str) -> Node:
+        """Return the step as a node of this name, its backward pass included."""
+        forward = (0, 0) if self.is_backward else (self.flops, self.macs)
+        flops, macs = self.flops, self.macs
+        if self.backward is not None:
+            flops, macs = flops + self.backward.flops, macs + self.backward.macs
+        parts = (flops - forward[0], macs - forward[1])
+        return Node(name, self.op, self.target, self.module, self.module_type, flops, macs, *parts)
 
 
 class Meter(Protocol):
@@ -165,16 +182,16 @@ class Recorder(TorchFunctionMode):
         """Return the nodes by position in `steps`; idle steps and strays that cost nothing have none."""
         names = Names()
         return {
-            i: Node(names.unique(s.name), s.op, s.target, s.module, s.module_type, s.flops, s.macs)
+            i: s.node(names.unique(s.name))
             for i, s in enumerate(self.steps)
-            if not (s.is_idle or (s.is_stray and not s.flops))
+            if not (s.is_idle or (s.is_stray and not s.costs))
         }
 
     def mark(self, op: Op, name: str) -> None:
         """Record an input of the model, or the end of its forward pass."""
         self.steps.append(self._step(name, op, name))
 
-    def open_stray(self, func: Any) -> Step:
+    def open_stray(self, func: Any) -> Sink:
         """Record an ATen op that runs outside every function that PyTorch lets us see: nothing is missed."""
         step = self._step(func._schema.name.partition("::")[2], "call_function", str(func))
         step.is_stray = True

@@ -30,7 +30,7 @@ from pytest_flops.nodes import Recorder, Step, recording
 from pytest_flops.preserve import untouched
 from pytest_flops.report import Node
 from pytest_flops.shapes import Sink
-from pytest_flops.tracer import _Inputs, _Run, _Subject, traced
+from pytest_flops.tracer import _Inputs, _Mode, _Run, _Subject, traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def propagate(
     subject = _Subject.of(model)
     inputs = _Inputs.of(args, kwargs or {})
     device = _device(subject, inputs)
-    run, _ = traced(subject, inputs, False, "auto")
+    run, _ = traced(subject, inputs, _Mode(), "auto")
     with _put_back([*subject.buffers, *filter(run.wrote, subject.parameters)]):
         for _ in range(warmup):
             _pass(subject, inputs, device, run)
@@ -316,17 +316,14 @@ def _require_same_steps(subject: _Subject, counted: Sequence[Step], timed: Seque
 
 
 def _shown(step: Step) -> str:
-    return f"{step.op} {step.name}{f' in {step.module}' if step.module and step.op != 'call_module' else ''}"
+    where = f" in module {step.module!r}" if step.module and step.op != "call_module" else ""
+    return step.op if step.name == step.op else f"{step.op} {step.name}{where}"
 
 
 def _place(counted: Recorder, timed: Recorder) -> str:
     """Return the node at which a timed run stopped, by the name that it has in the trace."""
     last = len(timed.steps) - 1
-    positions = _visible(counted)
+    step, positions = timed.steps[last], _visible(counted)
     node = counted.nodes_by_step().get(positions[last]) if last < len(positions) else None
-    name, target, module = (
-        (node.name, node.target, node.module)
-        if node
-        else (timed.steps[last].name, timed.steps[last].target, "")
-    )
-    return f"at node {name} ({target}){f' in module {module!r}' if module else ''}"
+    where = f" in module {step.module!r}" if step.module and step.op != "call_module" else ""
+    return f"at node {node.name if node else step.name} ({step.target}){where}"

@@ -19,7 +19,9 @@ class Node:
     """One step of the forward pass, as `torch.fx` would name it.
 
     `module` is the path of the module whose code ran the step ("" for the model itself); for a
-    `call_module` node it is the leaf module's own path. `module_type` is that module's class name.
+    `call_module` node it is the leaf module's own path. `module_type` is that module's class name. `flops`
+    and `macs` include the backward pass where it was counted; `backward_flops` and `backward_macs` are its
+    part.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Node:
     module_type: str
     flops: int
     macs: int
+    backward_flops: int = 0
+    backward_macs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,13 @@ class ModuleTotal:
 
 @dataclass(frozen=True)
 class Report:
-    """The cost of one forward pass.
+    """The cost of one forward pass, or of one forward and backward pass.
 
-    `params` counts the elements of all parameters, shared ones once. `inputs` describes each input by the name
-    that `forward` gives it: "x: float32[1, 3, 224, 224]", "use_cache: False". `executed` says whether the
-    shape-only run sufficed ("meta") or real tensors were needed ("real", with the `reason`). `unsupported` maps
-    each ATen op without an answer to its number of calls: where it is not empty, `flops` is too low.
+    `params` counts the elements of all parameters, shared ones once. `inputs` describes each input by the
+    name that `forward` gives it: "x: float32[1, 3, 224, 224]", "use_cache: False". `executed` says whether
+    the shape-only run sufficed ("meta") or real tensors were needed ("real", with the `reason`).
+    `unsupported` maps each ATen op without an answer to its number of calls: where it is not empty, `flops`
+    is too low.
     `module_types` maps every module path of the model, in order of registration, to its class name.
     `formulas` and `torch` are the versions that counted.
     """
@@ -73,6 +78,16 @@ class Report:
     def macs(self) -> int:
         """Total multiply-accumulates of contractions: the sum over the nodes."""
         return sum(node.macs for node in self.nodes)
+
+    @property
+    def backward_flops(self) -> int:
+        """The part of `flops` that is the backward pass; 0 where it was not counted."""
+        return sum(node.backward_flops for node in self.nodes)
+
+    @property
+    def backward_macs(self) -> int:
+        """The part of `macs` that is the backward pass; 0 where it was not counted."""
+        return sum(node.backward_macs for node in self.nodes)
 
     @cached_property
     def modules(self) -> Mapping[str, ModuleTotal]:

@@ -288,7 +288,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _answer_concrete(self, call: _Call) -> Any:
         if not self.real and not self._inferring:
-            device = META if not call.tensors and _is_big(call.args) else CPU
+            device = META if not call.tensors and self._is_symbolic_factory(call) else CPU
             call = call.on([tensor.cpu() for tensor in call.tensors], device)
         self.undo.remember(mutated := call.mutated)
         self._written.update(map(_storage_id, mutated))
@@ -300,6 +300,14 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._add(call.func, outcome)
         self.undo.created(_tensors_in(result), call.tensors)
         return result
+
+    def _is_symbolic_factory(self, call: _Call) -> bool:
+        """Tell whether a tensor made out of nothing is too big to compute, or has to be where the inputs are.
+
+        Autograd, and the composites that it takes apart before this mode sees them, mind the device.
+        """
+        on_meta = torch.is_grad_enabled() and call.kwargs.get("device") == META
+        return _is_big(call.args) or (on_meta and _makes_floats(call.kwargs.get("dtype")))
 
     def _outcome_of_composite(self, call: _Call) -> Outcome | None:
         """Find the cost of a composite from metadata; None where it takes values to know."""
@@ -383,6 +391,10 @@ def _is_big(args: tuple[Any, ...]) -> bool:
     """Tell whether a factory is asked for a size that is too much to compute for real."""
     size = args[0] if args and isinstance(args[0], (list, tuple)) else ()
     return all(type(length) is int for length in size) and math.prod(size) > CONCRETE_LIMIT
+
+
+def _makes_floats(dtype: torch.dtype | None) -> bool:
+    return (dtype or torch.get_default_dtype()).is_floating_point
 
 
 def _checked(func: OpOverload, cost: Any) -> Outcome:

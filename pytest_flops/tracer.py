@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 # that transformers and others have registered.
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only
 
+from pytest_flops.backward import TrainingRecorder, run_backward, under_autograd
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import FORMULAS_VERSION
 from pytest_flops.memo import meta_like
@@ -43,7 +44,9 @@ def trace(
 
     `model` is a `torch.nn.Module`, a bound method of one, or any callable; `args` is the tuple of its
     positional arguments (anything else is taken as the only one) and `kwargs` its keyword arguments. It runs
-    in eval mode, or in training mode with `train=True`, and is left exactly as it was found.
+    in eval mode, or in training mode with `train=True`, and is left exactly as it was found. `backward=True`
+    counts the backward pass of a scalar loss as well (the scalars that the model returns, or else any loss of
+    all its outputs, itself not counted); no gradient is written.
 
     `execute="auto"` falls back to real tensors where the forward pass depends on values ("meta" and "real"
     insist): the report says which in `executed`, and the counts are the same either way.
@@ -52,19 +55,28 @@ def trace(
     """
     if execute not in ("auto", "meta", "real"):
         raise TraceError(f"execute={execute!r}: choose one of 'auto', 'meta', 'real'.")
-    if backward:
-        raise TraceError("backward=True is not available yet: this version counts the forward pass.")
     subject = _Subject.of(model)
     inputs = _Inputs.of(args, kwargs or {})
-    run, reason = traced(subject, inputs, train, execute)
+    run, reason = traced(subject, inputs, _Mode(train, backward), execute)
     return run.report(inputs, reason)
 
 
-def traced(subject: _Subject, inputs: _Inputs, train: bool, execute: Execute) -> tuple[_Run, str]:
+@dataclass(frozen=True)
+class _Mode:
+    """What is run: the forward pass in eval or training mode, and the backward pass or not."""
+
+    train: bool = False
+    backward: bool = False
+
+    def __str__(self) -> str:
+        return ("train" if self.train else "eval") + (" with backward" if self.backward else "")
+
+
+def traced(subject: _Subject, inputs: _Inputs, mode: _Mode, execute: Execute) -> tuple[_Run, str]:
     """Run a subject as `trace` does; return the run, and why it needed real tensors if it did."""
     reason = ""
     if execute != "real":
-        run = _Run(subject, train, real=False)
+        run = _Run(subject, mode, real=False)
         failure = run.attempt(inputs)
         if failure is None:
             return run, reason
@@ -73,10 +85,10 @@ def traced(subject: _Subject, inputs: _Inputs, train: bool, execute: Execute) ->
         reason = run.reason(failure)
     elif subject.lives_on_meta or inputs.on_meta:
         raise TraceError(f"{subject.name} cannot run on real tensors: it, or an input, lives on meta.")
-    run = _Run(subject, train, real=True)
+    run = _Run(subject, mode, real=True)
     failure = run.attempt(inputs)
     if failure is not None and _forbidden_by_inference_mode(failure):
-        run = _Run(subject, train, real=True, inference=False)
+        run = _Run(subject, mode, real=True, inference=False)
         failure = run.attempt(inputs)
     if failure is not None:
         raise run.explain(failure)
@@ -198,12 +210,13 @@ class _Inputs:
 class _Run:
     """One run of the forward pass under the recording modes."""
 
-    def __init__(self, subject: _Subject, train: bool, *, real: bool, inference: bool = True) -> None:
+    def __init__(self, subject: _Subject, mode: _Mode, *, real: bool, inference: bool = True) -> None:
         self._subject = subject
-        self._train = train
+        self._mode = mode
         self._real = real
-        self.inference = inference
-        self.recorder = Recorder(subject.name if subject.root is None else type(subject.root).__name__)
+        self.inference = inference and not mode.backward
+        kind = Recorder if self.inference else TrainingRecorder
+        self.recorder = kind(subject.name if subject.root is None else type(subject.root).__name__)
         self._shapes = ShapeMode(
             real=real, symbolic=() if real else subject.symbolic, open_stray=self.recorder.open_stray
         )
@@ -215,14 +228,19 @@ class _Run:
             self.recorder.mark("placeholder", name)
         try:
             with self._surroundings():
-                self._subject.call(*args, **kwargs)
+                self._finish(self._subject.call(*args, **kwargs))
         except Exception as err:
             return err
         finally:
             self._shapes.undo.restore()
-        self.recorder.mark("output", "output")
         failure = self._shapes.failure
         return failure if isinstance(failure, Exception) else None
+
+    def _finish(self, output: Any) -> None:
+        self.recorder.mark("output", "output")
+        if self._mode.backward and isinstance(self.recorder, TrainingRecorder):
+            with self.recorder.backward():
+                run_backward(self._subject.name, output)
 
     @contextmanager
     def _surroundings(self) -> Iterator[None]:
@@ -231,12 +249,14 @@ class _Run:
             torch.backends.mha.set_fastpath_enabled(False)
             self._set_mode()
             stack.enter_context(torch.inference_mode(self.inference))
-            stack.enter_context(torch.set_grad_enabled(not self.inference))
             for device in ("cpu", "cuda"):  # autocast would cast parameters and leave meta inputs alone
                 if torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, enabled=False))
             if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if isinstance(self.recorder, TrainingRecorder):
+                modules = list(self._subject.modules.values())
+                stack.enter_context(under_autograd(self.recorder, modules, on_meta=not self._real))
             stack.enter_context(self._shapes)
             stack.enter_context(recording(self.recorder, self._shapes, self._subject.modules))
             yield
@@ -244,12 +264,13 @@ class _Run:
     def _set_mode(self) -> None:
         """Put the model into training or eval mode; modules that override `train` to stay frozen do."""
         root = self._subject.root
-        if root is not None and (self._train or any(m.training for m in self._subject.modules.values())):
-            root.train(self._train)
+        if root is not None and (self._mode.train or any(m.training for m in self._subject.modules.values())):
+            root.train(self._mode.train)
 
     def _real_input(self, tensor: Tensor) -> Tensor:
         device = self._subject.device
-        return tensor if device is None else tensor.to(device)
+        tensor = tensor if device is None else tensor.to(device)
+        return tensor.detach().requires_grad_() if tensor.requires_grad and not self.inference else tensor
 
     def wrote(self, tensor: Tensor) -> bool:
         """Tell whether the forward pass writes into a tensor that was there before it."""
@@ -279,11 +300,12 @@ class _Run:
         """Return what the run recorded."""
         unsupported: dict[str, int] = {}
         for step in self.recorder.steps:
-            for op, calls in (step.unsupported or {}).items():
-                unsupported[op] = unsupported.get(op, 0) + calls
+            for sink in (step, step.backward):
+                for op, calls in (sink.unsupported if sink and sink.unsupported else {}).items():
+                    unsupported[op] = unsupported.get(op, 0) + calls
         return Report(
             model=self._subject.name,
-            mode="train" if self._train else "eval",
+            mode=str(self._mode),
             inputs=inputs.described(self._subject.signature),
             executed="real" if self._real else "meta",
             reason=reason,
@@ -342,7 +364,9 @@ def _signature(function: Any) -> inspect.Signature | None:
 
 def _symbolic_input(tensor: Tensor) -> Tensor:
     if tensor.is_meta or tensor.is_floating_point() or tensor.is_complex():
-        return meta_like(tensor)
+        return meta_like(tensor).requires_grad_(
+            tensor.requires_grad and not torch.is_inference_mode_enabled()
+        )
     return tensor.to(CPU)
 
 

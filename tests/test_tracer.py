@@ -136,7 +136,7 @@ def test_grad_mode_counts_what_inference_mode_counts(small: nn.Module) -> None:
     from pytest_flops import tracer
 
     subject, inputs = tracer._Subject.of(small), tracer._Inputs.of(IMAGE, {})
-    run = tracer._Run(subject, False, real=True, inference=False)
+    run = tracer._Run(subject, tracer._Mode(), real=True, inference=False)
     assert run.attempt(inputs) is None
     found = run.report(inputs, "")
     expected = trace(small, IMAGE)

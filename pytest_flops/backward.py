@@ -1,0 +1,219 @@
+"""The backward pass: running it, and finding which step of the forward pass each of its ops belongs to.
+
+Autograd numbers its nodes in the order in which the forward pass makes them. A step owns the numbers that
+were given out while it ran, so an op of the backward pass belongs to the step that owns the number of the
+autograd node that is running. What a checkpoint computes again is a step of its own, and counts as backward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves  # private, for want of a public one; see tracer.py
+
+from pytest_flops.errors import TraceError
+from pytest_flops.formulas import Cost, formula_for
+from pytest_flops.memo import meta_like
+from pytest_flops.nodes import Recorder, Step
+from pytest_flops.shapes import Sink, Tally
+
+
+class _StepSpan(NamedTuple):
+    """The numbers that autograd gave out while a step ran."""
+
+    first: int
+    last: int
+    step: Step
+
+
+class _ModuleSpan(NamedTuple):
+    """The numbers that autograd gave out while a module ran, and the module's path and class name."""
+
+    first: int
+    last: int
+    place: tuple[str, str]
+
+
+class TrainingRecorder(Recorder):
+    """Record a forward pass under autograd, and the backward pass that follows it."""
+
+    def __init__(self, root_type: str) -> None:
+        super().__init__(root_type)
+        self._in_backward = False
+        self._steps: list[_StepSpan] = []
+        self._modules: list[_ModuleSpan] = []
+        self._others: dict[int, Step] = {}
+
+    @contextmanager
+    def backward(self) -> Iterator[None]:
+        """Attribute what runs in this block to the forward pass that was recorded before it."""
+        self._in_backward = True
+        try:
+            yield
+        finally:
+            self._in_backward = False
+
+    def run_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
+        first = _next_number()
+        try:
+            return super().run_module(module, path, *args, **kwargs)
+        finally:
+            self._modules.append(_ModuleSpan(first, _next_number(), (path, type(module).__name__)))
+
+    def run_step(
+        self, step: Step, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if (
+            self._in_backward and len(self._stack) == 1
+        ):  # Python inside a custom backward, not a recomputation
+            return run(*args, **kwargs)
+        step.is_backward = self._in_backward
+        first = _next_number()
+        try:
+            return super().run_step(step, run, args, kwargs)
+        finally:
+            self._steps.append(_StepSpan(first, _next_number(), step))
+
+    def open_stray(self, func: Any) -> Sink:
+        # Private: PyTorch offers no public way to ask which autograd node is running.
+        node = torch._C._current_autograd_node() if self._in_backward else None
+        if node is None:
+            return super().open_stray(func)
+        step = self._owner(node)
+        step.backward = step.backward or Tally()
+        return step.backward
+
+    def _owner(self, node: Any) -> Step:
+        """Return the step that made an autograd node, or a step of its own for one that no step made."""
+        number = node._sequence_nr()
+        place = bisect_right(self._steps, number, key=lambda span: span.first) - 1
+        if place >= 0 and number < self._steps[place].last:
+            return self._steps[place].step
+        if number not in self._others:
+            self._others[number] = self._step_of(node.name(), number)
+        return self._others[number]
+
+    def _step_of(self, name: str, number: int) -> Step:
+        """Record a custom function's backward as a step of the module that called the function."""
+        inside = [span for span in self._modules if span.first <= number < span.last]
+        place = min(inside, key=lambda span: span.last - span.first).place if inside else self._stack[0]
+        step = Step(name.rpartition("::")[2], "call_function", name, *place)
+        step.is_stray = True
+        self.steps.append(step)
+        return step
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is _attention:
+            return self.attend(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def attend(self, *args: Any, **kwargs: Any) -> Any:
+        """Stand in for `F.scaled_dot_product_attention`."""
+        if self.meter.sink is not None:
+            return self._attend(*args, **kwargs)
+        step = self._step("scaled_dot_product_attention", "call_function", "scaled_dot_product_attention")
+        return self.run_step(step, self._attend, args, kwargs)
+
+    def _attend(self, *args: Any, **kwargs: Any) -> Any:
+        """Run attention, counting it by its formula: below autograd only some decomposition of it is seen."""
+        sink, self.meter.sink = self.meter.sink, Tally()
+        try:
+            with torch._C.DisableTorchFunction():
+                result = _attention(*args, **kwargs)
+        finally:
+            self.meter.sink = sink
+        formula = formula_for(torch.ops.aten.scaled_dot_product_attention.default)
+        assert sink is not None
+        assert formula is not None
+        cost = formula(*args, out=result, **kwargs)
+        assert isinstance(cost, Cost)
+        sink.flops += cost.flops
+        sink.macs += cost.macs
+        return result
+
+
+_attention = F.scaled_dot_product_attention
+
+
+@contextmanager
+def under_autograd(
+    recorder: TrainingRecorder, modules: Sequence[nn.Module], *, on_meta: bool
+) -> Iterator[None]:
+    """Run a block under autograd so that it meets the same ops on every device and in every version.
+
+    Recurrent layers and einsum go by their parts, attention by its plain form. `preserve.untouched` around
+    this puts back the parameters and their gradients.
+    """
+    with ExitStack() as stack:
+        _spare_gradients(modules, on_meta=on_meta)
+        stack.enter_context(torch.set_grad_enabled(True))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.backends.opt_einsum.flags(enabled=False, strategy=None))
+        backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+        for backend in backends:
+            stack.callback(setattr, backend, "enabled", backend.enabled)
+            backend.enabled = False
+        # `nn.MultiheadAttention` calls it inside a function that PyTorch runs with the recorder's mode off.
+        stack.callback(setattr, F, "scaled_dot_product_attention", _attention)
+        F.scaled_dot_product_attention = recorder.attend
+        yield
+
+
+def _next_number() -> int:
+    # Private, like `Node._sequence_nr`: the numbers by which PyTorch's profiler joins forward and backward.
+    return int(torch._C._autograd._get_sequence_nr())
+
+
+def run_backward(name: str, output: Any) -> None:
+    """Run the backward pass of a scalar loss.
+
+    The loss is the scalars that the model returns, if it returns any; else one whose gradient with respect to
+    every floating-point output is given, so that the loss itself costs nothing.
+    """
+    outputs = [leaf for leaf in _leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if not outputs:
+        raise TraceError(
+            f"{name} has no backward pass to count: no output depends on a parameter that requires a "
+            "gradient."
+        )
+    outputs = [tensor for tensor in outputs if not tensor.ndim] or outputs
+    torch.autograd.backward(outputs, [torch.ones_like(tensor) for tensor in outputs])
+
+
+def _leaves(output: Any) -> list[Any]:
+    if dataclasses.is_dataclass(output) and not isinstance(output, (type, dict)):
+        return [leaf for field in dataclasses.fields(output) for leaf in _leaves(getattr(output, field.name))]
+    return list(tree_leaves(output))
+
+
+def _spare_gradients(modules: Sequence[nn.Module], *, on_meta: bool) -> None:
+    """Let a backward pass write its gradients where nobody keeps them.
+
+    With `on_meta` the modules get meta parameters in place of their own, because autograd minds the device of
+    a gradient.
+    """
+    twins: dict[int, nn.Parameter] = {}
+    for module in modules:
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if not on_meta or parameter.is_meta:
+                parameter.grad = None
+                continue
+            if id(parameter) not in twins:
+                twins[id(parameter)] = nn.Parameter(
+                    meta_like(parameter), requires_grad=parameter.requires_grad
+                )
+            setattr(module, name, twins[id(parameter)])
