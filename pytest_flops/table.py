@@ -14,7 +14,7 @@ UNITS = {"flops": "FLOPs", "macs": "MACs", "params": "params"}
 
 _CHANGED_ROWS = 10
 _DIGEST_ROWS = 24
-_NODE_COLUMNS = ("node_name", "node_op", "op_target", "nn_module_stack[-1]", "flops", "macs")
+_NODE_COLUMNS: tuple[str, ...] = ("node_name", "node_op", "op_target", "nn_module_stack[-1]", "flops", "macs")
 
 
 # Numbers ----------------------------------------------------------------------------------------------------
@@ -79,15 +79,21 @@ def node_digest(report: Report, verdict: Verdict) -> str:
 
 
 def _node_rows(nodes: Sequence[Node]) -> str:
-    rows = [
+    columns, align = _NODE_COLUMNS, "llllrr"
+    rows: list[tuple[str, ...]] = [
         (node.name, node.op, node.target, node.module_type, f"{node.flops:,}", f"{node.macs:,}")
         for node in nodes
     ]
-    return _table(rows, _NODE_COLUMNS, "llllrr", "rst")
+    if any(node.backward_flops for node in nodes):
+        columns, align = (*columns, "of it backward"), align + "r"
+        rows = [(*row, f"{node.backward_flops:,}") for row, node in zip(rows, nodes, strict=True)]
+    return _table(rows, columns, align, "rst")
 
 
 def _totals(report: Report) -> Iterator[str]:
     yield f"{report.model} ({report.mode}): {costs(report)}"
+    if report.backward_flops:
+        yield f"Of it backward: {report.backward_flops:,} FLOPs, {report.backward_macs:,} MACs"
     if report.executed == "real":
         yield f"Ran on real tensors: {report.reason}"
     if report.unsupported:

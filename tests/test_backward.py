@@ -208,6 +208,26 @@ def test_nothing_of_the_users_changes(execute: str) -> None:
     assert not torch.is_inference_mode_enabled()
 
 
+def test_the_table_shows_both_passes() -> None:
+    lines = step(nn.Sequential(nn.Linear(5, 5, bias=False)), X).table().splitlines()
+    assert lines[1].split() == [
+        "node_name",
+        "node_op",
+        "op_target",
+        "nn_module_stack[-1]",
+        "flops",
+        "macs",
+        "of",
+        "it",
+        "backward",
+    ]
+    assert lines[4].split() == ["_0", "call_module", "0", "Linear", "260", "150", "125"]
+    assert lines[-2:] == [
+        "Sequential (train with backward): 260 FLOPs, 150 MACs, 25 params",
+        "Of it backward: 125 FLOPs, 75 MACs",
+    ]
+
+
 def test_a_model_without_a_backward_pass() -> None:
     with pytest.raises(TraceError) as info:
         step(Two().requires_grad_(False), X)
