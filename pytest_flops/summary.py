@@ -37,7 +37,7 @@ def _verdict(ledger: Ledger) -> str:
 
 def _section(title: str, rows: list[str], verbosity: int) -> Iterator[str]:
     if verbosity < 0:
-        yield f"flops: {len(rows)} {title}"
+        yield f"flops: {title} ({len(rows)})"
         return
     yield f"flops: {title}"
     shown = rows if verbosity > 0 else rows[:_ROWS]
