@@ -68,18 +68,23 @@ class UnrepeatableError(Exception):
 
 
 class Memo:
-    """Outcomes by key, dropped when they are too many and when a formula is registered."""
+    """Outcomes by key, dropped when they are too many or no longer true."""
 
     def __init__(self) -> None:
         self.outcomes: dict[tuple[object, ...], Outcome] = {}
-        self.generation = generation()
+        self._made_under = self._conditions()
 
     def current(self) -> dict[tuple[object, ...], Outcome]:
         """Return the outcomes that are still true."""
-        if self.generation != generation():
+        if self._made_under != (conditions := self._conditions()):
             self.outcomes.clear()
-            self.generation = generation()
+            self._made_under = conditions
         return self.outcomes
+
+    @staticmethod
+    def _conditions() -> tuple[int, torch.dtype]:
+        """Return what outcomes depend on beside the arguments: the formulas, and the dtype that 1 / 2 has."""
+        return generation(), torch.get_default_dtype()
 
     def store(self, key: tuple[object, ...], outcome: Outcome) -> None:
         """Remember an outcome; raise TypeError for a key that has no hash."""

@@ -25,7 +25,8 @@ def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
 
     Attributes (and the contents of containers kept as attributes), hooks, train and eval flags, the storage,
     gradient and `requires_grad` of parameters and buffers; the random states of torch, Python and NumPy; the
-    default dtype and device; the fast path of attention.
+    default dtype and device; the fast path of attention. Inside the block every draw is the same each time,
+    so that a layer dropped at random does not make two counts differ.
     """
     attributes = [(module.__dict__, dict(module.__dict__)) for module in modules]
     containers = [
@@ -75,9 +76,14 @@ def _restore_tensors(tensors: list[tuple[Tensor, Tensor, Tensor | None, bool]]) 
 
 def _preserve_process(stack: ExitStack) -> None:
     stack.enter_context(torch.random.fork_rng(devices=_cuda_devices()))
+    torch.default_generator.manual_seed(0)
+    if _cuda_devices():
+        torch.cuda.manual_seed_all(0)
     stack.callback(random.setstate, random.getstate())
+    random.seed(0)
     if (numpy := sys.modules.get("numpy")) is not None:
         stack.callback(numpy.random.set_state, numpy.random.get_state())
+        numpy.random.seed(0)
     stack.callback(torch.set_default_dtype, torch.get_default_dtype())
     stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
     stack.callback(_restore_default_device, torch.get_default_device())

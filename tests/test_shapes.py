@@ -75,6 +75,14 @@ def test_dtype_of_a_number_is_part_of_the_key() -> None:
     assert outputs == [torch.int64, torch.float32, torch.int64]
 
 
+def test_the_default_dtype_decides_too() -> None:
+    outputs = []
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        torch.set_default_dtype(dtype)
+        trace(lambda x: outputs.append((x / 2).dtype), torch.ones(3, dtype=torch.long, device="meta"))
+    assert outputs == [torch.float32, torch.float64, torch.float32]
+
+
 def test_results_have_the_strides_and_aliases_of_the_real_ones() -> None:
     seen: list[tuple[object, ...]] = []
 

@@ -521,6 +521,20 @@ def test_train_mode_counts_what_eval_skips() -> None:
     assert not model.training
 
 
+def test_layers_dropped_at_random_are_the_same_ones_every_time() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        import random
+
+        for _ in range(20):
+            if torch.rand(()) < 0.5:
+                x = x * 2
+            if random.random() < 0.5:
+                x = x * 2
+        return x
+
+    assert len({trace(Calls(forward), X).flops for _ in range(5)}) == 1
+
+
 def test_frozen_modules_stay_frozen_in_train_mode() -> None:
     class Frozen(nn.Dropout):
         def train(self, mode: bool = True) -> Frozen:
