@@ -86,11 +86,18 @@ def _preserve_process(stack: ExitStack) -> None:
         numpy.random.seed(0)
     stack.callback(torch.set_default_dtype, torch.get_default_dtype())
     stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-    stack.callback(_restore_default_device, torch.get_default_device())
+    stack.callback(_restore_default_device, _default_device())
+
+
+def _default_device() -> torch.device:
+    try:
+        return torch.get_default_device()
+    except AttributeError:  # torch 2.5, once the default has been set back to None
+        return torch.device("cpu")
 
 
 def _restore_default_device(device: torch.device) -> None:
-    if torch.get_default_device() != device:
+    if _default_device() != device:
         torch.set_default_device(None if device.type == "cpu" else device)
 
 

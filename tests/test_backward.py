@@ -17,10 +17,10 @@ from pytest_flops import TraceError, trace
 from pytest_flops.report import Report
 
 X = torch.randn(3, 5)
-BOTH = pytest.mark.parametrize("execute", ["meta", "real"])
+BOTH = pytest.mark.parametrize("execute", ["auto", "real"])
 
 
-def step(model: Any, args: Any, execute: Any = "meta") -> Report:
+def step(model: Any, args: Any, execute: Any = "auto") -> Report:
     return trace(model, args, train=True, backward=True, execute=execute)
 
 

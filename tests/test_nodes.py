@@ -25,8 +25,12 @@ def test_arithmetic_reads_as_in_fx(name: str) -> None:
     """fx also records attribute access and integer arithmetic; every step with FLOPs is there, in order."""
     timm = pytest.importorskip("timm")
     model = timm.create_model(name).eval()
+    try:
+        graph = torch.fx.symbolic_trace(model).graph
+    except TypeError as err:
+        pytest.skip(f"symbolic_trace of torch {torch.__version__} refuses it: {err}")
     ours = [(node.name, node.op) for node in trace(model, IMAGE).nodes if node.flops]
-    in_fx = {(node.name, node.op): i for i, node in enumerate(torch.fx.symbolic_trace(model).graph.nodes)}
+    in_fx = {(node.name, node.op): i for i, node in enumerate(graph.nodes)}
     assert len(ours) > 60
     assert [step for step in ours if step not in in_fx] == []
     places = [in_fx[step] for step in ours]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_flops import trace
+from pytest_flops import preserve, trace
 
 
 class Meddler(nn.Module):
@@ -73,7 +73,7 @@ def process_state() -> Any:
         random.getstate(),
         numpy.random.get_state()[1].tolist(),
         torch.get_default_dtype(),
-        torch.get_default_device(),
+        preserve._default_device(),
         torch.backends.mha.get_fastpath_enabled(),
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
