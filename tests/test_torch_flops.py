@@ -481,12 +481,38 @@ def test_a_branch_that_fx_froze_is_not_believed():
     assert flops(counter) == 6
 
 
+class Optional(nn.Module):
+    """The branch that fx takes runs without the second input too, and does more."""
+
+    def forward(self, x: Tensor, extra: Tensor | None = None) -> Any:
+        return x * 2 if extra is None else (x * 2 + 1, extra)
+
+
+def test_a_graph_that_does_more_than_the_model_is_not_believed():
+    counter = counted(Optional(), torch.randn(2, 3))
+    assert [row[0] for row in counter.result_table] == ["x", "mul", "output"]
+    assert flops(counter) == 6
+    assert flops(counted(Optional(), torch.randn(2, 3), torch.randn(4))) == 12
+
+
 def test_keyword_inputs():
     counter = TorchFLOPsByFX(Masked())
     counter.propagate(torch.randn(2, 3), mask=torch.randn(3))
     assert [row[0] for row in counter.result_table] == ["x", "mask", "mul", "add", "output"]
     counter.propagate(mask=torch.randn(3), x=torch.randn(2, 3))
     assert flops(counter) == 3 + 6
+
+
+class Shifted(nn.Module):
+    def forward(self, x: Tensor, scale: float = 2.0, shift: Tensor | None = None) -> Tensor:
+        return x * scale + shift
+
+
+def test_a_keyword_input_after_one_left_out():
+    counter = TorchFLOPsByFX(Shifted())
+    counter.propagate(torch.randn(2, 3), shift=torch.randn(3))
+    assert [row[0] for row in counter.result_table] == ["x", "scale", "shift", "mul", "add", "output"]
+    assert flops(counter) == 12
 
 
 def test_the_model_is_left_as_found():
