@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import load_torch
+
+load_torch()
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -201,6 +205,78 @@ def test_the_tables_list_every_keyword_and_option():
     assert [re.findall(r"--flops-[a-z]+", row[0])[0] for row in rows("option |")] == options
     settings = re.findall(r"^\s+(flops_\w+) \(", shown, re.MULTILINE)
     assert [re.findall(r"flops_\w+", row[1])[0] for row in rows("option |")] == settings
+
+
+# What the text says about merges and limits -----------------------------------------------------------------
+
+MODEL = """
+import torch
+from torch import nn
+
+def test_net(flops):
+    model = nn.Sequential(nn.Linear(3, {first}), nn.Linear({first}, 4), nn.Linear(4, {last}))
+    flops(model, torch.zeros(2, 3))
+"""
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="merges with git")
+def test_a_merge_of_two_changes(pytester):
+    def commit(branch: str, **widths: int) -> None:
+        (pytester.path / "test_net.py").write_text(MODEL.format(**widths))
+        assert pytester.runpytest_inprocess("--flops-update").ret == 0
+        git(f"checkout -q -B {branch} && git add test_net.py flops_baselines && git commit -qm {branch}")
+
+    def git(arguments: str) -> subprocess.CompletedProcess[str]:
+        return bash(f"git {arguments}", pytester.path)
+
+    git("init -q && git config user.name me && git config user.email me@example.com")
+    commit("main", first=5, last=6)
+    commit("wider", first=7, last=6)
+    git("checkout -q main")
+    commit("main", first=5, last=8)
+    merge = git("merge wider")
+    assert "CONFLICT (content): Merge conflict in flops_baselines/test_net/test_net.json" in merge.stdout
+
+    (pytester.path / "test_net.py").write_text(MODEL.format(first=7, last=8))
+    for arguments in ([], ["--flops-update"]):
+        result = pytester.runpytest_inprocess(*arguments)
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["*test_net.json has a merge conflict in line *"])
+    git("checkout --theirs flops_baselines")
+    pytester.runpytest_inprocess().assert_outcomes(failed=1)
+    pytester.runpytest_inprocess("--flops-update").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess().assert_outcomes(passed=1)
+
+
+def test_limits():
+    import torch
+    from torch import nn
+
+    from pytest_flops import trace
+
+    class Caching(nn.Module):
+        table = None
+
+        def forward(self, x):
+            if self.table is None:
+                self.table = torch.arange(6.0).exp()
+            return x * self.table
+
+    x, layer = torch.zeros(2, 6), nn.Linear(6, 6)
+    shared = nn.ModuleDict({"first": layer, "second": layer})
+
+    def both(x):
+        return shared.second(shared.first(x))
+
+    shared.forward = both
+    report = trace(shared, (x,))
+    assert report.flops == 2 * trace(layer, (x,)).flops == report.modules["first"].flops
+    assert "second" not in report.modules
+
+    model = Caching()
+    assert trace(model, (x,)).flops == trace(model, (x,)).flops == 6 + 12
+    model(x)
+    assert trace(model, (x,)).flops == 12
 
 
 def refreshed(readme: str, folder: Path) -> str:
