@@ -18,7 +18,7 @@ import torch.backends.opt_einsum
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves  # private, for want of a public one; see tracer.py
+from torch.utils._pytree import tree_leaves  # private, for want of a public one; see subject.py
 
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import Cost, formula_for

@@ -30,7 +30,8 @@ from pytest_flops.nodes import Recorder, Step, recording
 from pytest_flops.preserve import untouched
 from pytest_flops.report import Node
 from pytest_flops.shapes import Sink
-from pytest_flops.tracer import _Inputs, _Mode, _Run, _Subject, traced
+from pytest_flops.subject import Inputs, Subject
+from pytest_flops.tracer import Mode, Run, traced
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +73,10 @@ def propagate(
     Raises `MeasurementError` where the model is on meta or on several devices, runs out of memory or takes
     other steps than on shapes alone; `TraceError` for what cannot be counted; and whatever the model raises.
     """
-    subject = _Subject.of(model)
-    inputs = _Inputs.of(args, kwargs or {})
+    subject = Subject.of(model)
+    inputs = Inputs.of(args, kwargs or {})
     device = _device(subject, inputs)
-    run, _ = traced(subject, inputs, _Mode(), "auto")
+    run, _ = traced(subject, inputs, Mode(), "auto")
     with _put_back([*subject.buffers, *filter(run.wrote, subject.parameters)]):
         for _ in range(warmup):
             _pass(subject, inputs, device, run)
@@ -83,7 +84,7 @@ def propagate(
     return tuple(_measurements(subject, run.recorder, stopwatch))
 
 
-def _device(subject: _Subject, inputs: _Inputs) -> torch.device:
+def _device(subject: Subject, inputs: Inputs) -> torch.device:
     """Return the one device that the model lives on; that of its inputs where it has no tensors."""
     own = {tensor.device for tensor in [*subject.parameters, *subject.buffers]}
     given = {
@@ -232,7 +233,7 @@ class _Stopwatch(Recorder):
             self.__enter__()
 
 
-def _pass(subject: _Subject, inputs: _Inputs, device: torch.device, run: _Run) -> _Stopwatch:
+def _pass(subject: Subject, inputs: Inputs, device: torch.device, run: Run) -> _Stopwatch:
     """Run the model once as it is, with a stopwatch on each step."""
     args, kwargs = inputs.fresh(lambda tensor: tensor.detach().to(device, copy=True))
     stopwatch = _Stopwatch(run.recorder.root_type, probe := probe_for(device))
@@ -255,7 +256,7 @@ def _pass(subject: _Subject, inputs: _Inputs, device: torch.device, run: _Run) -
 
 
 @contextmanager
-def _surroundings(subject: _Subject, run: _Run, stopwatch: _Stopwatch) -> Iterator[None]:
+def _surroundings(subject: Subject, run: Run, stopwatch: _Stopwatch) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(untouched(subject.modules.values()))
         if subject.root is not None and any(module.training for module in subject.modules.values()):
@@ -276,7 +277,7 @@ def _is_out_of_memory(err: Exception) -> bool:
 # Matching with the trace ------------------------------------------------------------------------------------
 
 
-def _measurements(subject: _Subject, counted: Recorder, timed: _Stopwatch) -> Iterator[Measurement]:
+def _measurements(subject: Subject, counted: Recorder, timed: _Stopwatch) -> Iterator[Measurement]:
     """Yield the nodes of the counted run with what the timed run read at the same steps."""
     positions = _visible(counted)
     _require_same_steps(subject, [counted.steps[position] for position in positions], timed.steps)
@@ -302,7 +303,7 @@ def _measurement(node: Node, probe: Probe, readings: tuple[Reading, Reading] | N
     return Measurement(node, elapsed, before.allocated, after.allocated, after.peak)
 
 
-def _require_same_steps(subject: _Subject, counted: Sequence[Step], timed: Sequence[Step]) -> None:
+def _require_same_steps(subject: Subject, counted: Sequence[Step], timed: Sequence[Step]) -> None:
     """Refuse to match steps by position where the two runs did not take the same ones."""
     for i in range(max(len(counted), len(timed))):
         there = _shown(counted[i]) if i < len(counted) else "the end"

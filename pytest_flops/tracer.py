@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-
-# Private, for want of a public one: the structures that PyTorch itself looks into for tensors, with those
-# that transformers and others have registered.
-from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only
+from torch import Tensor
 
 from pytest_flops.backward import TrainingRecorder, run_backward, under_autograd
 from pytest_flops.errors import TraceError
@@ -25,10 +19,9 @@ from pytest_flops.nodes import Recorder, recording
 from pytest_flops.preserve import untouched
 from pytest_flops.report import Report
 from pytest_flops.shapes import CPU, ShapeMode
+from pytest_flops.subject import Inputs, Subject
 
 Execute = Literal["auto", "meta", "real"]
-
-_VARIADIC = inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)
 
 
 def trace(
@@ -55,14 +48,14 @@ def trace(
     """
     if execute not in ("auto", "meta", "real"):
         raise TraceError(f"execute={execute!r}: choose one of 'auto', 'meta', 'real'.")
-    subject = _Subject.of(model)
-    inputs = _Inputs.of(args, kwargs or {})
-    run, reason = traced(subject, inputs, _Mode(train, backward), execute)
+    subject = Subject.of(model)
+    inputs = Inputs.of(args, kwargs or {})
+    run, reason = traced(subject, inputs, Mode(train, backward), execute)
     return run.report(inputs, reason)
 
 
 @dataclass(frozen=True)
-class _Mode:
+class Mode:
     """What is run: the forward pass in eval or training mode, and the backward pass or not."""
 
     train: bool = False
@@ -72,11 +65,11 @@ class _Mode:
         return ("train" if self.train else "eval") + (" with backward" if self.backward else "")
 
 
-def traced(subject: _Subject, inputs: _Inputs, mode: _Mode, execute: Execute) -> tuple[_Run, str]:
+def traced(subject: Subject, inputs: Inputs, mode: Mode, execute: Execute) -> tuple[Run, str]:
     """Run a subject as `trace` does; return the run, and why it needed real tensors if it did."""
     reason = ""
     if execute != "real":
-        run = _Run(subject, mode, real=False)
+        run = Run(subject, mode, real=False)
         failure = run.attempt(inputs)
         if failure is None:
             return run, reason
@@ -85,132 +78,20 @@ def traced(subject: _Subject, inputs: _Inputs, mode: _Mode, execute: Execute) ->
         reason = run.reason(failure)
     elif subject.lives_on_meta or inputs.on_meta:
         raise TraceError(f"{subject.name} cannot run on real tensors: it, or an input, lives on meta.")
-    run = _Run(subject, mode, real=True)
+    run = Run(subject, mode, real=True)
     failure = run.attempt(inputs)
     if failure is not None and _forbidden_by_inference_mode(failure):
-        run = _Run(subject, mode, real=True, inference=False)
+        run = Run(subject, mode, real=True, inference=False)
         failure = run.attempt(inputs)
     if failure is not None:
         raise run.explain(failure)
     return run, reason
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """What is counted: something to call, and the modules it is made of."""
-
-    name: str
-    call: Callable[..., Any]
-    signature: inspect.Signature | None
-    root: nn.Module | None
-    modules: Mapping[str, nn.Module]
-    parameters: Sequence[Tensor]
-    buffers: Sequence[Tensor]
-
-    @classmethod
-    def of(cls, model: Any) -> _Subject:
-        """Reach the model under its wrappers, and refuse what cannot be seen into."""
-        model = _unwrapped(model)
-        if not callable(model):
-            raise TraceError(
-                f"Cannot count {model!r:.80}: expected a torch.nn.Module, a method of one or a function, "
-                f"not {type(model).__name__}."
-            )
-        if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-            name = getattr(model, "original_name", None) or getattr(model, "name", type(model).__name__)
-            raise TraceError(
-                f"{name} is TorchScript, which hides its modules: count the model that torch.jit.script or "
-                "torch.jit.trace was called on."
-            )
-        root = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
-        root = root if isinstance(root, nn.Module) else None
-        name = type(model).__name__ if model is root else getattr(model, "__qualname__", type(model).__name__)
-        modules = dict(root.named_modules()) if root is not None else {}
-        _refuse_lazy(name, modules)
-        return cls(
-            name=name.rpartition("<locals>.")[2],
-            call=model,
-            signature=_signature(root.forward if root is not None and model is root else model),
-            root=root,
-            modules={
-                path.replace("_orig_mod.", "").removesuffix("._orig_mod"): m for path, m in modules.items()
-            },
-            parameters=_unique(t for module in modules.values() for t in module._parameters.values()),
-            buffers=_unique(t for module in modules.values() for t in module._buffers.values()),
-        )
-
-    @property
-    def symbolic(self) -> list[Tensor]:
-        """The tensors that a shape-only run reads the metadata of: parameters and floating buffers."""
-        return [*self.parameters, *(b for b in self.buffers if b.is_floating_point() or b.is_complex())]
-
-    @property
-    def lives_on_meta(self) -> bool:
-        return any(tensor.is_meta for tensor in [*self.parameters, *self.buffers])
-
-    @property
-    def device(self) -> torch.device | None:
-        """The one device that all parameters and buffers live on, if there is one."""
-        devices = {tensor.device for tensor in [*self.parameters, *self.buffers]}
-        return devices.pop() if len(devices) == 1 else None
-
-    @property
-    def types(self) -> dict[str, str]:
-        return {path: type(module).__name__ for path, module in self.modules.items()} or {"": self.name}
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """The arguments of one forward pass, ready to be given to several runs."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    iterators: frozenset[int | str]
-
-    @classmethod
-    def of(cls, args: Any, kwargs: Mapping[str, Any]) -> _Inputs:
-        """Keep the arguments; what can be read only once is read into a list here."""
-        args = args if type(args) is tuple else (args,)
-        named: dict[int | str, Any] = {**dict(enumerate(args)), **{name: kwargs[name] for name in kwargs}}
-        iterators = frozenset(name for name, value in named.items() if isinstance(value, Iterator))
-        kept = {name: list(value) if name in iterators else value for name, value in named.items()}
-        return cls(tuple(kept[i] for i in range(len(args))), {name: kept[name] for name in kwargs}, iterators)
-
-    def fresh(self, convert: Callable[[Tensor], Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments for one run, with every tensor converted."""
-        args, kwargs = tree_map_only(Tensor, convert, (self.args, dict(self.kwargs)))
-        for name in self.iterators & set(kwargs):
-            kwargs[name] = iter(kwargs[name])
-        return tuple(iter(arg) if i in self.iterators else arg for i, arg in enumerate(args)), kwargs
-
-    @property
-    def on_meta(self) -> bool:
-        leaves = tree_flatten_with_path((self.args, dict(self.kwargs)))[0]
-        return any(isinstance(leaf, Tensor) and leaf.is_meta for _, leaf in leaves)
-
-    def named(self, signature: inspect.Signature | None) -> dict[str, Any]:
-        """Return the arguments by the names that the model gives them."""
-        if signature is None:
-            signature = inspect.Signature([_VARIADIC])
-        try:
-            bound = signature.bind(*self.args, **self.kwargs).arguments
-        except TypeError:  # calling the model will say it better
-            return {f"args_{i}": arg for i, arg in enumerate(self.args)} | dict(self.kwargs)
-        for name, parameter in signature.parameters.items():
-            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                bound.update(bound.pop(name, {}))
-        return bound
-
-    def described(self, signature: inspect.Signature | None) -> tuple[str, ...]:
-        """Return a line for each tensor and each plain value given: "x: float32[1, 3, 224, 224]"."""
-        leaves = tree_flatten_with_path(self.named(signature))[0]
-        return tuple(f"{_place(path)}: {_describe(leaf)}" for path, leaf in leaves if leaf is not None)
-
-
-class _Run:
+class Run:
     """One run of the forward pass under the recording modes."""
 
-    def __init__(self, subject: _Subject, mode: _Mode, *, real: bool, inference: bool = True) -> None:
+    def __init__(self, subject: Subject, mode: Mode, *, real: bool, inference: bool = True) -> None:
         self._subject = subject
         self._mode = mode
         self._real = real
@@ -221,7 +102,7 @@ class _Run:
             real=real, symbolic=() if real else subject.symbolic, open_stray=self.recorder.open_stray
         )
 
-    def attempt(self, inputs: _Inputs) -> Exception | None:
+    def attempt(self, inputs: Inputs) -> Exception | None:
         """Run the model; return what went wrong, if anything did, also when the model swallowed it."""
         args, kwargs = inputs.fresh(self._real_input if self._real else _symbolic_input)
         for name in inputs.named(self._subject.signature):
@@ -296,7 +177,7 @@ class _Run:
         path = self.recorder.where
         return f"module {path!r}" if path else "its own forward"
 
-    def report(self, inputs: _Inputs, reason: str) -> Report:
+    def report(self, inputs: Inputs, reason: str) -> Report:
         """Return what the run recorded."""
         unsupported: dict[str, int] = {}
         for step in self.recorder.steps:
@@ -323,45 +204,6 @@ def add_note(err: BaseException, note: str) -> None:
     err.__notes__ = [*getattr(err, "__notes__", ()), note]
 
 
-# Where a wrapper keeps the model: torch.compile of a module, and of a function.
-_WRAPPED = ("_orig_mod", "_torchdynamo_orig_callable")
-
-
-def _unwrapped(model: Any) -> Any:
-    """Return the model that torch.compile or a data-parallel wrapper holds."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module
-        else:
-            inner = next(
-                (found for name in _WRAPPED if (found := getattr(model, name, None)) is not None), None
-            )
-        if inner is None:
-            return model
-        model = inner
-
-
-def _refuse_lazy(name: str, modules: Mapping[str, nn.Module]) -> None:
-    for path, module in modules.items():
-        if any(parameter is not None and is_lazy(parameter) for parameter in module._parameters.values()):
-            where = f"module {path!r} ({type(module).__name__})" if path else "it"
-            raise TraceError(
-                f"Cannot count {name} yet: {where} has parameters that take their shape from the first "
-                "input. Call the model once on real input first."
-            )
-
-
-def _unique(tensors: Iterable[Tensor | None]) -> list[Tensor]:
-    return list({id(tensor): tensor for tensor in tensors if tensor is not None}.values())
-
-
-def _signature(function: Any) -> inspect.Signature | None:
-    try:
-        return inspect.signature(function)
-    except (TypeError, ValueError):
-        return None
-
-
 def _symbolic_input(tensor: Tensor) -> Tensor:
     if tensor.is_meta or tensor.is_floating_point() or tensor.is_complex():
         return meta_like(tensor).requires_grad_(
@@ -373,19 +215,6 @@ def _symbolic_input(tensor: Tensor) -> Tensor:
 def _forbidden_by_inference_mode(err: Exception) -> bool:
     """Tell whether a model uses autograd inside its forward pass, as models of forces do."""
     return isinstance(err, RuntimeError) and ("nference" in str(err) or "grad" in str(err))
-
-
-def _place(path: tuple[Any, ...]) -> str:
-    """Return where a value is among the arguments, as one writes it: `images[0]`."""
-    return f"{path[0].key}{keystr(path[1:])}"
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-    if isinstance(value, (bool, int, float, str, torch.dtype)):
-        return repr(value)
-    return type(value).__name__
 
 
 def _first_line(err: BaseException) -> str:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from pytest_flops import Cost, FormulaError, TraceError, register_flop_formula, trace
 from pytest_flops.report import Report
+from pytest_flops.subject import Inputs, Subject
+from pytest_flops.tracer import Mode, Run
 
 X = torch.randn(3, 5)
 LINEAR = 3 * (2 * 5 - 1) * 4 + 3 * 4  # 3x5 through Linear(5, 4): (2k-1)mn and the bias
@@ -133,10 +135,8 @@ def test_count_is_the_same_everywhere(small: nn.Module, variant: str) -> None:
 
 def test_grad_mode_counts_what_inference_mode_counts(small: nn.Module) -> None:
     """The base ops that autograd decomposes into have formulas that agree with the composites'."""
-    from pytest_flops import tracer
-
-    subject, inputs = tracer._Subject.of(small), tracer._Inputs.of(IMAGE, {})
-    run = tracer._Run(subject, tracer._Mode(), real=True, inference=False)
+    subject, inputs = Subject.of(small), Inputs.of(IMAGE, {})
+    run = Run(subject, Mode(), real=True, inference=False)
     assert run.attempt(inputs) is None
     found = run.report(inputs, "")
     expected = trace(small, IMAGE)
