@@ -73,16 +73,43 @@ def recurrent(kind: str) -> Formula:
     return on_input
 
 
-def packed(kind: str) -> Formula:
+def packed(on_input: Formula) -> Formula:
     """Return the formula of the overload for packed sequences, whose data hold all steps."""
-    on_input = recurrent(kind)
     return lambda data, batch_sizes, *args, **__: on_input(data, *args)
 
 
 for _kind in POINTWISE:
     register_flop_formula(f"aten::{_kind}.input")(recurrent(_kind))
-    register_flop_formula(f"aten::{_kind}.data")(packed(_kind))
+    register_flop_formula(f"aten::{_kind}.data")(packed(recurrent(_kind)))
 register_flop_formula("aten::_lstm_mps")(recurrent("lstm"))
+
+
+def quantized(kind: str, gates: int) -> Formula:
+    """Return the formula of a quantised layer, whose packed weights are known by the sizes of its state."""
+
+    def on_input(x: Tensor, hx: Any, params: Any, biased: bool, layers: int, *args: Any, **__: Any) -> Cost:
+        p, train, both, *_ = args
+        H = hx.shape[-1] if isinstance(hx, Tensor) else hx[0].shape[-1]
+        features, directions = x.shape[-1], 1 + both
+        cost = Cost(0)
+        for _layer in range(layers):
+            cost += dots(gates * H, features) + dots(gates * H, H)
+            cost += (2 * gates * biased + POINTWISE[kind]) * H
+            features = H * directions
+        dropout = 2 * (layers - 1) * H if train and p > 0 else 0
+        steps: int = prod(x.shape[:-1]) * directions
+        return (cost + dropout) * steps
+
+    return on_input
+
+
+for _kind, _gates in (("lstm", 4), ("gru", 3)):
+    for _overload, _formula in (
+        ("input", quantized(_kind, _gates)),
+        ("data", packed(quantized(_kind, _gates))),
+    ):
+        _name = f"aten::quantized_{_kind}.{_overload}"
+        register_flop_formula([_name, f"{_name}_legacy"])(_formula)
 
 
 @register_flop_formula("aten::mkldnn_rnn_layer")

@@ -19,8 +19,9 @@ ZERO_BY_KIND = {
         flipud roll rot90 channel_shuffle native_channel_shuffle pixel_shuffle pixel_unshuffle unsafe_split
         unsafe_split_with_sizes unsafe_chunk block_diag meshgrid _chunk_cat constant_pad_nd pad
         reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
-        replication_pad3d _pad_enum _pad_circular im2col tril triu diag_embed diag diagflat resize_
-        resize_as_ resize as_strided_ squeeze_ unsqueeze_ t_ transpose_ swapaxes_ swapdims_ detach_ set_
+        replication_pad3d _pad_enum _pad_circular _pack_padded_sequence to_padded_tensor im2col tril triu
+        diag_embed diag diagflat resize_ resize_as_ resize as_strided_ squeeze_ unsqueeze_ t_ transpose_
+        swapaxes_ swapdims_ detach_ set_
     """,
     "creation": """
         empty empty_like empty_strided empty_permuted new_empty new_empty_strided zeros zeros_like new_zeros

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pytest
 import torch
 
+from pytest_flops.errors import TraceError
 from pytest_flops.formulas import formula_for
 from pytest_flops.formulas.registry import no_flops
 from pytest_flops.tracer import trace
@@ -29,6 +31,9 @@ DIFFERENT = {
 COMPLEX_CONVOLUTIONS = "nn.functional.conv"  # counted as four real ones; PyTorch's parts are three
 UNAVAILABLE = {
     "jiterator": "runs on CUDA only",
+    "nn.functional.batch_norm.without_cudnn": "runs on CUDA only",
+    "torch.ops.aten._efficient_attention_forward": "runs on CUDA only",
+    "torch.ops.aten._flash_attention_forward": "runs on CUDA only",
     "as_strided.partial_views": "a sample that needs its input's own storage",
 }
 
@@ -47,12 +52,11 @@ CASES = [*cases(torch.float32), *cases(torch.complex64)]
 
 
 def samples(op: OpInfo, dtype: torch.dtype, limit: int | None) -> Iterator[SampleInput]:
+    torch.default_generator.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for index, sample in enumerate(op.sample_inputs("cpu", dtype, requires_grad=False)):
-            if index == limit:
-                return
-            yield sample
+        # `op.sample_inputs` wraps this to name the test that asks, and looks it up for 0.2 s a time
+        yield from islice(op.sample_inputs_func(op, "cpu", dtype, False), limit)
 
 
 def tally(op: OpInfo, sample: SampleInput, *, whole: bool) -> Tally:
@@ -61,7 +65,7 @@ def tally(op: OpInfo, sample: SampleInput, *, whole: bool) -> Tally:
         return x.detach().clone() if strided else x
 
     sample = sample.transform(copy)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     with warnings.catch_warnings(), torch.inference_mode() if whole else torch.no_grad(), Tally() as found:
         warnings.simplefilter("ignore")
         op(sample.input, *sample.args, **sample.kwargs)
@@ -78,7 +82,7 @@ def check(op: OpInfo, dtype: torch.dtype, limit: int | None) -> None:
             assert whole.cost == parts.cost, f"{sample}: {whole.by_op} as a whole, {parts.by_op} in parts"
 
 
-@pytest.mark.parametrize(("op", "dtype"), [case for case in CASES if "complex64" not in case.id])
+@pytest.mark.parametrize(("op", "dtype"), CASES)
 def test_has_an_answer_whole_and_in_parts(op: OpInfo, dtype: torch.dtype) -> None:
     check(op, dtype, limit=2)
 
@@ -99,6 +103,13 @@ def test_no_formula_is_zero_unless_it_is_zero_by_kind() -> None:
     silent = {func.name() for func, flops in most.items() if not flops and formula_for(func) is not no_flops}
     assert not silent
     assert len(most) > 400, "the database has shrunk, or was not run"
+
+
+def test_no_operator_is_left_out_but_for_a_reason() -> None:
+    covered = {case.values[0].full_name for case in CASES}
+    left_out = {op.full_name for op in op_db} - covered
+    assert {name for name in left_out if not name.startswith(tuple(UNAVAILABLE))} == set()
+    assert len(covered) > 600
 
 
 def test_the_reasoned_differences_are_real() -> None:
@@ -151,10 +162,19 @@ def check_shape_only(op: OpInfo, dtype: torch.dtype, limit: int | None) -> None:
         assert (shapes.flops, shapes.macs) == (real.flops, real.macs)
 
 
-SHAPE_ONLY = [case for case in CASES if case.values[0].full_name not in NEEDS_VALUES]
+def shape_only_cases() -> Iterator[Any]:
+    for case in CASES:
+        if case.id == "isfinite-complex64":
+            reason = "the memo gives a view in another dtype (x.real) the dtype of its base"
+            yield pytest.param(*case.values, id=case.id, marks=pytest.mark.xfail(reason=reason))
+        elif case.values[0].full_name not in NEEDS_VALUES:
+            yield case
 
 
-@pytest.mark.parametrize(("op", "dtype"), [case for case in SHAPE_ONLY if "complex64" not in case.id][::4])
+SHAPE_ONLY = list(shape_only_cases())
+
+
+@pytest.mark.parametrize(("op", "dtype"), SHAPE_ONLY)
 def test_costs_the_same_on_shapes_alone(op: OpInfo, dtype: torch.dtype) -> None:
     check_shape_only(op, dtype, limit=1)
 
@@ -163,3 +183,14 @@ def test_costs_the_same_on_shapes_alone(op: OpInfo, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("op", "dtype"), SHAPE_ONLY)
 def test_every_sample_costs_the_same_on_shapes_alone(op: OpInfo, dtype: torch.dtype) -> None:
     check_shape_only(op, dtype, limit=20)
+
+
+def test_the_operators_that_need_values_do() -> None:
+    needing = set()
+    for op in op_db:
+        if op.full_name in NEEDS_VALUES:
+            try:
+                check_shape_only(op, min(op.supported_dtypes("cpu"), key=str), limit=20)
+            except TraceError:
+                needing.add(op.full_name)
+    assert needing == NEEDS_VALUES
