@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_flops.formulas.registry import Cost, real_parts, register_flop_formula
+from pytest_flops.formulas.registry import DECOMPOSE, Cost, real_parts, register_flop_formula
+
+SPARSE = {torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
 
 
 def dots(n: int, k: int, *, parts: int = 1) -> Cost:
@@ -38,11 +40,7 @@ def mm(a: Tensor, b: Tensor, *_: Any, **__: Any) -> Cost:
     """Count (2k−1)·m·n for (m,k)·(k,n); with a sparse operand only what it stores."""
     m, k = a.shape
     _k, n = b.shape
-    if a.layout is not torch.strided:
-        return sparse_products(a, n)
-    if b.layout is not torch.strided:
-        return sparse_products(b, m)
-    return dots(m * n, k, parts=real_parts(a))
+    return sparse_products(a, b) or dots(m * n, k, parts=real_parts(a))
 
 
 @register_flop_formula(["aten::bmm"])
@@ -50,7 +48,7 @@ def bmm(a: Tensor, b: Tensor, *_: Any, **__: Any) -> Cost:
     """Count (2k−1)·m·n for each of B products (m,k)·(k,n)."""
     B, m, k = a.shape
     n = b.shape[2]
-    return dots(B * m * n, k, parts=real_parts(a))
+    return sparse_products(a, b) or dots(B * m * n, k, parts=real_parts(a))
 
 
 @register_flop_formula(
@@ -60,14 +58,27 @@ def matmul(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
     """Count one dot product over the last dimension of `a` for each output element."""
     if not a.ndim or not b.ndim:
         return Cost(out.numel() * (6 if out.is_complex() else 1))  # `inner` of a scalar scales
-    return dots(out.numel(), a.shape[-1], parts=real_parts(a))
+    return sparse_products(a, b) or dots(out.numel(), a.shape[-1], parts=real_parts(a))
 
 
-def sparse_products(a: Tensor, n: int) -> Cost:
-    """Return the cost of a sparse times a dense matrix: each stored element meets n others, and is added."""
-    stored = (a._values() if a.layout is torch.sparse_coo else a.values()).numel()
-    products = stored * n * (4 if a.is_complex() else 1)
+def sparse_products(a: Tensor, b: Tensor) -> Cost | None:
+    """Return the cost of a product with a sparse operand; None where neither is.
+
+    Each stored element of `a` meets a row of `b`, or each of `b` a column of `a`, and what comes is added.
+    """
+    if a.layout in SPARSE:
+        products = stored(a) * (b.shape[-1] if b.ndim > 1 else 1)
+    elif b.layout in SPARSE:
+        products = stored(b) * prod(a.shape[:-1])
+    else:
+        return None
+    products *= 4 if a.is_complex() else 1
     return Cost(2 * products, products)
+
+
+def stored(a: Tensor) -> int:
+    """Return how many elements a sparse tensor stores."""
+    return (a._values() if a.layout is torch.sparse_coo else a.values()).numel()
 
 
 @register_flop_formula("aten::sparse_sampled_addmm")
@@ -83,12 +94,15 @@ def sampled_addmm(
 def sparse_mm_reduce(a: Tensor, b: Tensor, reduce: str, *_: Any, out: Any, **__: Any) -> Cost:
     """Count a product and its combination (sum, maximum…) per stored element; a mean is divided."""
     result: Tensor = out[0]
-    return sparse_products(a, b.shape[1]) + (result.numel() if reduce == "mean" else 0)
+    products = stored(a) * b.shape[1]
+    return Cost(2 * products, products) + (result.numel() if reduce == "mean" else 0)
 
 
 @register_flop_formula("aten::linear")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *_: Any, out: Tensor, **__: Any) -> Cost:
-    """Count (2·in−1) per output element, and its bias."""
+    """Count (2·in−1) per output element, and its bias; with a sparse operand its parts."""
+    if x.layout in SPARSE or weight.layout in SPARSE:
+        return DECOMPOSE
     n = out.numel()
     return dots(n, weight.shape[-1], parts=real_parts(x)) + (n * real_parts(x) if bias is not None else 0)
 
