@@ -473,6 +473,69 @@ def test_sparse_matrices_count_what_they_store(
     assert counted(product, (matrix, DENSE), shape_only=False).macs == 2 * columns
 
 
+class Graph(nn.Module):
+    """A graph's adjacency as a sparse buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("adjacency", SPARSE.to_sparse())
+        self.map = nn.Linear(5, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map(self.adjacency @ x)
+
+
+def waits_for(reason: str) -> pytest.MarkDecorator:
+    return pytest.mark.xfail(reason=reason)
+
+
+@waits_for("preserve compares the data pointers of buffers, and a sparse one has none")
+def test_a_sparse_buffer() -> None:
+    assert counted(Graph(), (DENSE,), shape_only=False).macs == 2 * 5 + 2 * 5 * 7
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # of torch's own rules for it
+@waits_for("preserve asks for the address of a storage that a functorch wrapper does not have")
+def test_a_forward_derivative() -> None:
+    x = torch.zeros(2, 5)
+    assert counted(lambda x: torch.func.jvp(LINEAR, (x,), (x,))[1], (x,)).macs == 2 * 2 * 5 * 7
+
+
+COMPLEX = torch.zeros(2, 3, dtype=torch.complex64)
+REAL = torch.zeros(2, 4)
+
+
+@waits_for("the memo builds a view in another dtype with the dtype of its base")
+@pytest.mark.parametrize(
+    ("function", "x", "flops"),
+    [
+        (lambda x: torch.view_as_real(x) * 3.0, COMPLEX, 2 * 3 * 2),
+        (lambda x: x.real * x.imag, COMPLEX, 2 * 3),
+        (lambda x: torch.view_as_complex(x.view(2, 2, 2)) * 3.0, REAL, 2 * 2 * 6),
+    ],
+    ids=["as real", "parts", "as complex"],
+)
+def test_views_in_another_dtype(function: Callable[[Tensor], Tensor], x: Tensor, flops: int) -> None:
+    assert counted(function, (x,)).flops == flops
+
+
+@waits_for("the error is PyTorch's own")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_a_strided_nested_tensor_is_refused_with_advice() -> None:
+    nested = torch.nested.nested_tensor([torch.zeros(2, 5), torch.zeros(3, 5)])
+    with pytest.raises(TraceError, match=r"torch\.jagged"):
+        trace(LINEAR, (nested,))
+
+
+@waits_for("the error is PyTorch's own")
+@pytest.mark.filterwarnings("ignore")
+def test_flex_attention_is_refused_with_advice() -> None:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    with pytest.raises(TraceError, match="scaled_dot_product_attention"):
+        trace(lambda q: flex_attention(q, q, q), (torch.zeros(2, 3, 8, 4),))
+
+
 # -- hooks, custom ops --------------------------------------------------------------------------------------
 
 
