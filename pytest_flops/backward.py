@@ -163,11 +163,16 @@ def under_autograd(
         _spare_gradients(modules, on_meta=on_meta)
         stack.enter_context(torch.set_grad_enabled(True))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.backends.opt_einsum.flags(enabled=False, strategy=None))
-        backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
-        for backend in backends:
-            stack.callback(setattr, backend, "enabled", backend.enabled)
-            backend.enabled = False
+        if torch.backends.opt_einsum.enabled:
+            stack.enter_context(torch.backends.opt_einsum.flags(enabled=False, strategy=None))
+        # Private: the public flags() of these backends sets more than this and warns, and their attributes
+        # cannot be set any more once something has imported torch.testing.
+        for read, write in (
+            (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),
+            (torch._C._get_cudnn_enabled, torch._C._set_cudnn_enabled),
+        ):
+            stack.callback(write, read())
+            write(False)
         # `nn.MultiheadAttention` calls it inside a function that PyTorch runs with the recorder's mode off.
         stack.callback(setattr, F, "scaled_dot_product_attention", _attention)
         F.scaled_dot_product_attention = recorder.attend

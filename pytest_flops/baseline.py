@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from pytest_flops.errors import BaselineError
-from pytest_flops.report import Report
+from pytest_flops.report import Report, enclosing
 
 FORMAT = 1
 """Format of the files. 2026-11: 1, the first."""
@@ -114,7 +114,7 @@ def parts_of(modules: Mapping[str, int], functions: Mapping[Function, int]) -> d
         parts[function.module] = parts.get(function.module, 0) + flops
     for path, flops in modules.items():
         if path:
-            parent = path.rpartition(".")[0]
+            parent = next(around for around in list(enclosing(path))[1:] if not around or around in modules)
             parts[parent] = parts.get(parent, 0) + flops
     return parts
 

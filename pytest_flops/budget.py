@@ -137,8 +137,14 @@ def budget_from(
         for keyword, value in _parse(args, keywords):
             closest.setdefault(keyword, value)
     merged = {"rtol": rtol, "modules": {}, **closest}
-    limits = {metric: merged.pop(metric, None) for metric in METRICS}
-    return Budget(limits={metric: limit for metric, limit in limits.items() if limit is not None}, **merged)
+    found = {metric: merged.pop(metric, None) for metric in METRICS}
+    limits = {metric: limit for metric, limit in found.items() if limit is not None}
+    if not (merged.get("baseline", True) or limits or merged["modules"]):
+        raise BudgetError(
+            "flops_budget(baseline=False) has no ceiling: nothing would be compared. Give it one, such as "
+            'flops="8.3G"; flops.count(...) only counts.'
+        )
+    return Budget(limits=limits, **merged)
 
 
 def _parse(args: tuple[object, ...], keywords: Mapping[str, object]) -> Iterator[tuple[str, object]]:

@@ -42,21 +42,22 @@ def find_obsolete(ledger: Ledger, *, folders: bool, start: Path) -> Iterator[Obs
     if not ledger.collection.complete:
         return
     live = {outcome["file"]: outcome for outcome in ledger.outcomes.values() if outcome["gated"]}
-    known = {baseline_folder(Path(file)): nodeids for file, nodeids in ledger.collection.tests.items()}
-    for folder, nodeids in sorted(known.items()):
+    known = {Path(file): nodeids for file, nodeids in ledger.collection.tests.items()}
+    for file, nodeids in sorted(known.items()):
         if ledger.passed.issuperset(nodeids):
-            yield from _unused(folder, live, start)
+            yield from _unused(file, live, start)
     if folders:
-        for parent in sorted({folder.parent for folder in known}):
-            yield from _orphans(parent, known.keys(), start)
+        in_use = {baseline_folder(file) for file in known}
+        for parent in sorted({folder.parent for folder in in_use}):
+            yield from _orphans(parent, in_use, start)
 
 
-def _unused(folder: Path, live: dict[str, Outcome], start: Path) -> Iterator[Obsolete]:
-    for path in sorted(folder.glob("*.json")):
+def _unused(file: Path, live: dict[str, Outcome], start: Path) -> Iterator[Obsolete]:
+    for path in sorted(baseline_folder(file).glob("*.json")):
         outcome = live.get(os.fspath(path))
         test = owner(path)
-        if test is None:
-            continue  # not one of ours
+        if test is None or test.partition("::")[0] != file.name:
+            continue  # not one of ours, or of a file of the same stem, such as a doctest beside a module
         place = Place(path, shown_path(path, start), test)
         if outcome is None:
             yield Obsolete(place)

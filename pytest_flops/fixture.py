@@ -35,6 +35,7 @@ class Attempt:
     accepted: dict[str, Baseline] = field(default_factory=dict)
     notes: list[Note] = field(default_factory=list)
     sections: list[tuple[str, str]] = field(default_factory=list)
+    failure: str = ""
     _stored: dict[str, Baseline] | None = None
 
     @property
@@ -85,9 +86,12 @@ class Flops:
     def __call__(self, model: Any, /, *args: Any, **kwargs: Any) -> Report:
         """Count a model, called with these inputs, and fail the test where that breaks the budget."""
         __tracebackhide__ = True
-        report = self.count(model, *args, **kwargs)
-        name = self._name or report.model
-        plainly(gate, self._attempt, name, report)
+        try:
+            report = self.count(model, *args, **kwargs)
+            plainly(gate, self._attempt, self._name or report.model, report)
+        except pytest.fail.Exception as err:
+            self._attempt.failure = str(err)
+            raise
         return report
 
     def count(self, model: Any, /, *args: Any, **kwargs: Any) -> Report:
@@ -204,10 +208,14 @@ def record_properties(item: pytest.Item, name: str, report: Report) -> None:
 def conclude(attempt: Attempt, report: pytest.TestReport) -> None:
     """Write what the run accepted if the test passed, and let the report carry what the summary needs."""
     if report.passed and not hasattr(report, "wasxfail"):
+        problem = attempt.failure and f"The test went on after this failure of its budget:\n{attempt.failure}"
         try:
-            write_accepted(attempt)
+            if not problem:
+                write_accepted(attempt)
         except BaselineError as err:
-            fail_report(attempt.item, report, str(err))
+            problem = str(err)
+        if problem:
+            fail_report(attempt.item, report, problem)
     if report.failed:
         report.sections.extend(attempt.sections)
     report.flops = attempt.outcome()  # type: ignore[attr-defined]

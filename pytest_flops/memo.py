@@ -123,6 +123,8 @@ def specify(result: Any, twins: list[Tensor]) -> Result:
             return _Same(position)
     for position, twin in enumerate(twins):
         if twin.is_meta and result.untyped_storage()._cdata == twin.untyped_storage()._cdata:
+            if result.dtype is not twin.dtype:  # the real part of complex numbers: no strides describe it
+                raise UnrepeatableError
             shift = int(result.storage_offset()) - int(twin.storage_offset())
             return _View(position, result.size(), result.stride(), shift)
     return _New(result.size(), result.stride(), result.dtype)

@@ -14,6 +14,7 @@ import keyword
 import operator
 import re
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from pytest_flops.errors import TraceError
 from pytest_flops.report import Node, Op
 from pytest_flops.shapes import Sink
 
@@ -60,6 +62,8 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "setitem": operator.setitem,
 }
 _OPERATOR_INSTRUCTIONS = ("BINARY_", "INPLACE_", "UNARY_", "COMPARE_OP")
+_READS = frozenset({torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist})
+"""Ways for values to leave PyTorch: what is done with them there cannot be seen."""
 _TORCH_FILES = (torch.overrides.__file__, torch._tensor.__file__)
 _RESERVED = {
     *dir(builtins),
@@ -126,6 +130,9 @@ class Meter(Protocol):
     sink: Sink | None
     answered: int
 
+    def read(self, tensor: Any, name: str) -> None:
+        """Take note that the values of a tensor leave PyTorch."""
+
 
 class Names:
     """Give out names as `torch.fx.Graph` does: unique, and never a Python builtin."""
@@ -168,6 +175,8 @@ class Recorder(TorchFunctionMode):
         self.meter: Meter
         self._stack = [("", root_type)]
         self._raised: tuple[BaseException, str] | None = None
+        self._thread = threading.get_ident()
+        self.problem: TraceError | None = None
 
     @property
     def where(self) -> str:
@@ -193,7 +202,8 @@ class Recorder(TorchFunctionMode):
 
     def open_stray(self, func: Any) -> Sink:
         """Record an ATen op that runs outside every function that PyTorch lets us see: nothing is missed."""
-        step = self._step(func._schema.name.partition("::")[2], "call_function", str(func))
+        name = func._schema.name.partition("::")[2] if func is not None else "numpy"
+        step = self._step(name, "call_function", str(func or name))
         step.is_stray = True
         self.steps.append(step)
         return step
@@ -205,6 +215,8 @@ class Recorder(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if func in _READS:
+            self.meter.read(args[0], func.__name__)
         if self.meter.sink is not None:
             return func(*args, **(kwargs or {}))
         name, op, target, is_ambiguous = _identity(func)
@@ -216,6 +228,8 @@ class Recorder(TorchFunctionMode):
 
     def run_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         """Run one call of a module of the model, recording it as a step if the module is a leaf."""
+        if threading.get_ident() != self._thread:
+            raise self._refuse_thread(path)
         if self.meter.sink is not None:
             return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._stack.append((path, type(module).__name__))
@@ -229,6 +243,13 @@ class Recorder(TorchFunctionMode):
             raise
         finally:
             self._stack.pop()
+
+    def _refuse_thread(self, path: str) -> TraceError:
+        self.problem = TraceError(
+            f"{self.root_type} runs module {path!r} on another thread, where its work cannot be seen: count "
+            "a version that runs on one."
+        )
+        return self.problem
 
     def _run_leaf(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         path, kind = self._stack[-1]

@@ -167,7 +167,7 @@ def pytest_runtest_makereport(
     report = yield
     if call.when == "call":
         attempt = item.stash.get(_ATTEMPT, None)
-        if attempt is not None and attempt.measured:
+        if attempt is not None and (attempt.measured or attempt.failure):
             from pytest_flops.fixture import conclude
 
             conclude(attempt, report)

@@ -16,25 +16,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_CONTAINERS = (dict, list, set, collections.OrderedDict, collections.defaultdict, collections.deque)
+_CONTAINERS = frozenset(
+    {dict, list, set, collections.OrderedDict, collections.defaultdict, collections.deque}
+)
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
+_STANDARD = frozenset(vars(nn.Module()))
+_STORES = tuple(name for name, value in vars(nn.Module()).items() if type(value) in _CONTAINERS)
+_NOT_THE_USERS = frozenset({"torch", "numpy", *sys.stdlib_module_names})
+"""Packages whose objects are left alone: loggers, locks, functions, optimizers."""
 
 
 @contextmanager
 def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Put back, at the end of the block, all that running these modules may have changed around the tensors.
 
-    Attributes (and the contents of containers kept as attributes), hooks, train and eval flags, the storage,
-    gradient and `requires_grad` of parameters and buffers; the random states of torch, Python and NumPy; the
-    default dtype and device; the fast path of attention. Inside the block every draw is the same each time,
-    so that a layer dropped at random does not make two counts differ.
+    Attributes (and the containers and plain objects reachable from them), hooks, train and eval flags, the
+    storage, gradient and `requires_grad` of parameters and buffers; the random states of torch, Python and
+    NumPy; the default dtype and device; the fast path of attention. Inside the block every draw is the same
+    each time, so that a layer dropped at random does not make two counts differ.
     """
     attributes = [(module.__dict__, dict(module.__dict__)) for module in modules]
-    containers = [
-        (value, value.copy() if value else None)
-        for _, values in attributes
-        for value in values.values()
-        if type(value) in _CONTAINERS
-    ]
+    own = [values[name] for _, values in attributes for name in _STORES if name in values]
+    users = [value for _, values in attributes for name, value in values.items() if name not in _STANDARD]
+    containers = [(found, found.copy() if found else None) for found in (*own, *_reachable(users))]
     tensors = [
         # `.data` is an alias of its own: assigning to `parameter.data` leaves it at the old storage.
         (tensor, tensor.data, tensor.grad if tensor.is_leaf else None, tensor.requires_grad)
@@ -51,6 +55,28 @@ def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
         yield
 
 
+def _reachable(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield the containers that can be reached from values, and the `__dict__` of plain objects."""
+    seen: set[int] = set()
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        kind = type(value)
+        if kind in _ATOMS or isinstance(value, (Tensor, nn.Module)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if kind in _CONTAINERS:
+            yield value
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+        elif kind is tuple:
+            waiting.extend(value)
+        elif kind.__module__.partition(".")[0] not in _NOT_THE_USERS:
+            own = getattr(value, "__dict__", None)
+            if isinstance(own, dict):  # of a class it is a proxy
+                yield own
+                waiting.extend(own.values())
+
+
 def _restore_attributes(attributes: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     for found, saved in attributes:
         found.clear()
@@ -59,14 +85,25 @@ def _restore_attributes(attributes: list[tuple[dict[str, Any], dict[str, Any]]])
 
 def _restore_containers(containers: list[tuple[Any, Any]]) -> None:
     for found, saved in containers:
-        if found or saved:
+        if (found or saved) and not _is_same(found, saved):
             found.clear()
             (found.extend if isinstance(found, (list, collections.deque)) else found.update)(saved or ())
 
 
+def _is_same(found: Any, saved: Any) -> bool:
+    """Tell whether a container holds the very objects that it held, in their order."""
+    if saved is None or len(found) != len(saved):
+        return False
+    if isinstance(found, dict):
+        pairs = zip(found.items(), saved.items(), strict=True)
+        return all(key is old_key and value is old for (key, value), (old_key, old) in pairs)
+    return all(value is old for value, old in zip(found, saved, strict=True))
+
+
 def _restore_tensors(tensors: list[tuple[Tensor, Tensor, Tensor | None, bool]]) -> None:
     for tensor, data, grad, requires_grad in tensors:
-        if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
+        is_strided = tensor.layout is torch.strided
+        if tensor.shape != data.shape or (is_strided and tensor.data_ptr() != data.data_ptr()):
             tensor.data = data
         if tensor.requires_grad != requires_grad:
             tensor.requires_grad_(requires_grad)
@@ -134,4 +171,7 @@ class UndoLog:
 
 def storage_address(tensor: Tensor) -> int:
     """Return the address of a tensor's data; 0 where it has none of its own (meta, empty, sparse)."""
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+    try:
+        return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+    except RuntimeError:  # wrapped by torch.func
+        return 0

@@ -99,8 +99,9 @@ class Report:
         macs = dict.fromkeys(self.module_types, 0)
         for node in self.nodes:
             for path in enclosing(node.module):
-                flops[path] += node.flops
-                macs[path] += node.macs
+                if path in flops:  # "a" need not be a module where one is registered as "a.b"
+                    flops[path] += node.flops
+                    macs[path] += node.macs
         return {path: ModuleTotal(kind, flops[path], macs[path]) for path, kind in self.module_types.items()}
 
     @cached_property

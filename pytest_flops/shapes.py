@@ -147,7 +147,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     sink: Sink | None
 
     def __init__(
-        self, *, real: bool, symbolic: Iterable[Tensor] = (), open_stray: Callable[[OpOverload], Sink]
+        self, *, real: bool, symbolic: Iterable[Tensor] = (), open_stray: Callable[[OpOverload | None], Sink]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.real = real
@@ -192,6 +192,18 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if id(tensor) in self._symbolic:
             return True
         return bool(self._tainted) and storage_address(tensor) in self._tainted
+
+    def read(self, tensor: Tensor, name: str) -> None:
+        """Take note that the values of a tensor leave PyTorch, for NumPy or as Python numbers.
+
+        A shape-only run has none to give. NumPy's arithmetic would be missed: it is reported as unsupported.
+        """
+        if not self.real and (tensor.is_meta or self._is_symbolic(tensor)):
+            self.failure = self.failure or NeedsRealTensorsError(f"Tensor.{name} reads values")
+            raise self.failure
+        if name != "tolist" and (tensor.is_floating_point() or tensor.is_complex()):
+            sink = self.sink or self._open_stray(None)
+            _report_unsupported(sink, {f"Tensor.{name}": 1})
 
     # -- symbolic: from the memo, or on meta ------------------------------------------------------------
 
@@ -358,9 +370,13 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         sink.flops += outcome.flops
         sink.macs += outcome.macs
         if outcome.unsupported:
-            sink.unsupported = dict(sink.unsupported or {})
-            for name, calls in outcome.unsupported.items():
-                sink.unsupported[name] = sink.unsupported.get(name, 0) + calls
+            _report_unsupported(sink, outcome.unsupported)
+
+
+def _report_unsupported(sink: Sink, calls: Mapping[str, int]) -> None:
+    sink.unsupported = dict(sink.unsupported or {})
+    for name, count in calls.items():
+        sink.unsupported[name] = sink.unsupported.get(name, 0) + count
 
 
 def _swap(values: Any, tensors: Mapping[int, Tensor], device: torch.device) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import sys
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 # Private, for want of a public one: the structures that PyTorch itself looks into for tensors, with those
 # that transformers and others have registered.
-from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map_only
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
 
 from pytest_flops.errors import TraceError
 
@@ -36,6 +39,8 @@ class Subject:
     def of(cls, model: Any) -> Subject:
         """Reach the model under its wrappers, and refuse what cannot be seen into."""
         model = _unwrapped(model)
+        if isinstance(model, type):
+            raise TraceError(f"{model.__name__} is a class: count an instance of it.")
         if not callable(model):
             raise TraceError(
                 f"Cannot count {model!r:.80}: expected a torch.nn.Module, a method of one or a function, "
@@ -87,34 +92,52 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class _Replayed:
+    """An iterator among the arguments, read once and given to every run anew."""
+
+    items: list[Any]
+
+
+@dataclass(frozen=True)
 class Inputs:
     """The arguments of one forward pass, ready to be given to several runs."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    iterators: frozenset[int | str]
 
     @classmethod
     def of(cls, args: Any, kwargs: Mapping[str, Any]) -> Inputs:
         """Keep the arguments; what can be read only once is read into a list here."""
+
+        def keep(leaf: Any) -> Any:
+            return _Replayed([tree_map(keep, item) for item in leaf]) if isinstance(leaf, Iterator) else leaf
+
         args = args if type(args) is tuple else (args,)
-        named: dict[int | str, Any] = {**dict(enumerate(args)), **{name: kwargs[name] for name in kwargs}}
-        iterators = frozenset(name for name, value in named.items() if isinstance(value, Iterator))
-        kept = {name: list(value) if name in iterators else value for name, value in named.items()}
-        return cls(tuple(kept[i] for i in range(len(args))), {name: kept[name] for name in kwargs}, iterators)
+        kept_args, kept_kwargs = tree_map(keep, (args, dict(kwargs)))
+        return cls(kept_args, kept_kwargs)
 
     def fresh(self, convert: Callable[[Tensor], Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments for one run, with every tensor converted."""
-        args, kwargs = tree_map_only(Tensor, convert, (self.args, dict(self.kwargs)))
-        for name in self.iterators & set(kwargs):
-            kwargs[name] = iter(kwargs[name])
-        return tuple(iter(arg) if i in self.iterators else arg for i, arg in enumerate(args)), kwargs
+        """Return the arguments for one run: tensors converted, objects of other kinds copied.
+
+        A run may write into its arguments (a cache, a batch object): neither the caller nor the next run is
+        to see that.
+        """
+
+        def renew(leaf: Any) -> Any:
+            if isinstance(leaf, Tensor):
+                return convert(leaf)
+            if isinstance(leaf, _Replayed):
+                return iter(tree_map(renew, leaf.items))
+            return _copied(leaf)
+
+        args, kwargs = tree_map(renew, (self.args, dict(self.kwargs)))
+        return args, kwargs
 
     @property
     def on_meta(self) -> bool:
         """Tell whether a tensor among the arguments has no data."""
-        leaves = tree_flatten_with_path((self.args, dict(self.kwargs)))[0]
-        return any(isinstance(leaf, Tensor) and leaf.is_meta for _, leaf in leaves)
+        leaves = tree_leaves(_spread((self.args, dict(self.kwargs))))
+        return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves)
 
     def named(self, signature: inspect.Signature | None) -> dict[str, Any]:
         """Return the arguments by the names that the model gives them."""
@@ -131,26 +154,23 @@ class Inputs:
 
     def described(self, signature: inspect.Signature | None) -> tuple[str, ...]:
         """Return a line for each tensor and each plain value given: "x: float32[1, 3, 224, 224]"."""
-        leaves = tree_flatten_with_path(self.named(signature))[0]
+        leaves = tree_flatten_with_path(_spread(self.named(signature)))[0]
         return tuple(f"{_place(path)}: {_describe(leaf)}" for path, leaf in leaves if leaf is not None)
-
-
-# Where a wrapper keeps the model: torch.compile of a module, and of a function.
-_WRAPPED = ("_orig_mod", "_torchdynamo_orig_callable")
 
 
 def _unwrapped(model: Any) -> Any:
     """Return the model that torch.compile or a data-parallel wrapper holds."""
+    # Private, and looked up only where something was compiled: importing it costs seconds.
+    compiler = sys.modules.get("torch._dynamo.eval_frame")
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module
+            model = model.module
+        elif compiler is not None and isinstance(model, compiler.OptimizedModule):
+            model = model._orig_mod
+        elif isinstance(model, types.FunctionType) and hasattr(model, "_torchdynamo_orig_callable"):
+            model = model._torchdynamo_orig_callable
         else:
-            inner = next(
-                (found for name in _WRAPPED if (found := getattr(model, name, None)) is not None), None
-            )
-        if inner is None:
             return model
-        model = inner
 
 
 def _refuse_lazy(name: str, modules: Mapping[str, nn.Module]) -> None:
@@ -172,6 +192,21 @@ def _signature(function: Any) -> inspect.Signature | None:
         return inspect.signature(function)
     except (TypeError, ValueError):
         return None
+
+
+def _spread(values: Any) -> Any:
+    """Return a structure of arguments with the items of its iterators in place of these."""
+    return tree_map(lambda leaf: _spread(leaf.items) if isinstance(leaf, _Replayed) else leaf, values)
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of an object that a run may write into; what cannot be copied goes as it is."""
+    if isinstance(value, (nn.Module, torch.Generator, types.ModuleType)) or callable(value):
+        return value
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # a lock, a file, a tensor with a history: whatever a class refuses to copy
+        return value
 
 
 def _place(path: tuple[Any, ...]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -65,8 +66,17 @@ class Mode:
         return ("train" if self.train else "eval") + (" with backward" if self.backward else "")
 
 
+# A run changes what belongs to the whole process: random states, backends, the modules' calls.
+_one_at_a_time = threading.RLock()
+
+
 def traced(subject: Subject, inputs: Inputs, mode: Mode, execute: Execute) -> tuple[Run, str]:
     """Run a subject as `trace` does; return the run, and why it needed real tensors if it did."""
+    with _one_at_a_time:
+        return _traced(subject, inputs, mode, execute)
+
+
+def _traced(subject: Subject, inputs: Inputs, mode: Mode, execute: Execute) -> tuple[Run, str]:
     reason = ""
     if execute != "real":
         run = Run(subject, mode, real=False)
@@ -104,27 +114,34 @@ class Run:
 
     def attempt(self, inputs: Inputs) -> Exception | None:
         """Run the model; return what went wrong, if anything did, also when the model swallowed it."""
-        args, kwargs = inputs.fresh(self._real_input if self._real else _symbolic_input)
         for name in inputs.named(self._subject.signature):
             self.recorder.mark("placeholder", name)
         try:
-            with self._surroundings():
+            with self._surroundings(inputs) as (args, kwargs):
                 self._finish(self._subject.call(*args, **kwargs))
         except Exception as err:
             return err
         finally:
             self._shapes.undo.restore()
-        failure = self._shapes.failure
-        return failure if isinstance(failure, Exception) else None
+        return self._shapes.failure or self.recorder.problem
 
     def _finish(self, output: Any) -> None:
+        if isinstance(output, Iterator):  # the body of a generator runs only now
+            output = list(output)
+        if isinstance(output, (Awaitable, AsyncIterator)):
+            if isinstance(output, Coroutine):
+                output.close()
+            raise TraceError(
+                f"{self._subject.name} is asynchronous: count a function that runs it to its end."
+            )
         self.recorder.mark("output", "output")
         if self._mode.backward and isinstance(self.recorder, TrainingRecorder):
             with self.recorder.backward():
                 run_backward(self._subject.name, output)
 
     @contextmanager
-    def _surroundings(self) -> Iterator[None]:
+    def _surroundings(self, inputs: Inputs) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """Set all up for the run; yield its own arguments."""
         with ExitStack() as stack:
             stack.enter_context(untouched(self._subject.modules.values()))
             torch.backends.mha.set_fastpath_enabled(False)
@@ -138,9 +155,10 @@ class Run:
             if isinstance(self.recorder, TrainingRecorder):
                 modules = list(self._subject.modules.values())
                 stack.enter_context(under_autograd(self.recorder, modules, on_meta=not self._real))
+            given = inputs.fresh(self._real_input if self._real else _symbolic_input)
             stack.enter_context(self._shapes)
             stack.enter_context(recording(self.recorder, self._shapes, self._subject.modules))
-            yield
+            yield given
 
     def _set_mode(self) -> None:
         """Put the model into training or eval mode; modules that override `train` to stay frozen do."""
@@ -163,11 +181,16 @@ class Run:
 
     def explain(self, failure: Exception) -> Exception:
         """Return what to raise for a failed run: the model's own exception, with a line on where it was."""
+        if isinstance(failure, TraceError):
+            return failure
         if not self._real and self._shapes.failure is not None:
             return TraceError(
                 f"{self._subject.name} needs values that a shape-only run has not, {self.reason(failure)}. "
                 "Give it real tensors: a model and inputs on the CPU, and no execute='meta'."
             ).with_traceback(failure.__traceback__)
+        for sign, remedy in _BEYOND.items():
+            if sign in str(failure):
+                return TraceError(f"{self._subject.name} {remedy} ({self.reason(failure)}).")
         kind = "real tensors" if self._real else "shapes alone"
         add_note(failure, f"pytest-flops was running {self._subject.name} on {kind}, in {self._place}.")
         return failure
@@ -199,6 +222,16 @@ class Run:
         )
 
 
+_NO_FLEX = "calls flex_attention, which hides its work: use F.scaled_dot_product_attention"
+_BEYOND = {
+    "HigherOrderOperator flex_attention": _NO_FLEX,
+    "FlexAttention": _NO_FLEX,
+    "HigherOrderOperator": "calls a higher-order operator, which hides its work: count it without",
+    "NestedTensorImpl": "uses a strided nested tensor, which hides its sizes: use layout=torch.jagged",
+}
+"""What PyTorch says where a count cannot go, and what we say instead."""
+
+
 def add_note(err: BaseException, note: str) -> None:
     """Add a line to an exception, as `BaseException.add_note` does since Python 3.11."""
     err.__notes__ = [*getattr(err, "__notes__", ()), note]
@@ -218,4 +251,5 @@ def _forbidden_by_inference_mode(err: Exception) -> bool:
 
 
 def _first_line(err: BaseException) -> str:
-    return (str(err).strip() or type(err).__name__).splitlines()[0]
+    line = (str(err).strip() or type(err).__name__).splitlines()[0]
+    return line if len(line) <= 160 else f"{line[:157]}..."

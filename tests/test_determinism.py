@@ -129,9 +129,8 @@ def test_the_precision_does_not_count(dtype: torch.dtype) -> None:
     assert cost_of(trace(Mixed().to(dtype), (image().to(dtype),))) == cost_of(expected)
 
 
-SWITCHED_TWICE = "torch cannot restore opt_einsum's flags to disabled: it was, before the trace did it again"
 BACKWARD = [
-    pytest.param("no opt_einsum", marks=pytest.mark.xfail(raises=ValueError, reason=SWITCHED_TWICE)),
+    "no opt_einsum",
     "opt_einsum greedy",
     "math attention",
     "autocast",

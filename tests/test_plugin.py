@@ -460,3 +460,37 @@ def test_verbosity(run_inside, verbosity):
 def test_runs_without_the_fixture_say_nothing(run_inside):
     result = run_inside("def test_other(): pass")
     result.stdout.no_fnmatch_line("flops:*")
+
+
+SWALLOWS = """def test_net(flops):
+    try:
+        flops(Net((4, 8)), x())
+    except BaseException:
+        pass
+"""
+THREADS = """from concurrent.futures import ThreadPoolExecutor
+def test_net(flops):
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(flops, Net((4, 8)), x())
+"""
+
+
+@pytest.mark.parametrize("body", [SWALLOWS, THREADS])
+def test_a_failed_budget_that_the_test_does_not_see_fails_it_all_the_same(run_inside, body):
+    run_inside("def test_net(flops): flops(Net(), x())", "--flops-update").assert_outcomes(passed=1)
+    result = run_inside(body)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["The test went on after this failure of its budget:", "Net: at most 192 FLOPs (baseline), now *"]
+    )
+
+
+def test_a_budget_without_baseline_and_ceiling_compares_nothing(run_inside):
+    result = run_inside("@pytest.mark.flops_budget(baseline=False)\ndef test_net(flops): flops(Net(), x())")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*flops_budget(baseline=False) has no ceiling: nothing would be compared. Give it one, such as "
+            'flops="8.3G"; flops.count(...) only counts.'
+        ]
+    )

@@ -90,3 +90,11 @@ def test_workers_give_the_evidence_together(pytester, net, stale):
     result.assert_outcomes(passed=1)
     assert f"  {stale}" in result.outlines
     assert not stale.exists()
+
+
+def test_a_doctest_file_beside_a_test_module_proves_nothing_about_it(pytester, run_inside, stale):
+    pytester.path.joinpath("test_it.txt").write_text(">>> 1 + 1\n2\n", encoding="utf-8")
+    result = run_inside(None, "--flops-prune", "test_it.txt")
+    result.assert_outcomes(passed=1)
+    assert stale.exists()
+    assert stale.with_name("test_a.json").exists()

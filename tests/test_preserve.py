@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from pytest_flops import preserve, trace
 
 
+class Helper:
+    cache: int | None = None
+
+
 class Meddler(nn.Module):
     """Runs `act(self)` in its forward, and raises afterwards if told to."""
 
@@ -26,6 +30,8 @@ class Meddler(nn.Module):
         self.count = 0
         self.seen: list[int] = [1]
         self.cache: dict[str, int] = {}
+        self.nested: list[list[int]] = [[1], []]
+        self.helper = Helper()
         self.register_buffer("steps", torch.tensor(3))
         self.register_buffer("scale", torch.ones(5))
         self.lin.weight.grad = torch.full((5, 5), 2.0)
@@ -49,7 +55,9 @@ def freeze(value: Any) -> Any:
     if isinstance(value, (dict, OrderedDict)):
         return (id(value), {key: freeze(item) for key, item in value.items()})
     if isinstance(value, (list, set)):
-        return (id(value), list(value))
+        return (id(value), [freeze(item) for item in value])
+    if isinstance(value, Helper):
+        return (id(value), dict(vars(value)))
     return value if isinstance(value, (int, str, bool, type(None))) else id(value)
 
 
@@ -97,6 +105,8 @@ ACTS: dict[str, Callable[[Any], object]] = {
     "a new attribute": lambda self: setattr(self, "last", 1),
     "a deleted attribute": lambda self: delattr(self, "count"),
     "a list": lambda self: self.seen.append(2),
+    "a list in a list": lambda self: self.nested[0].append(2),
+    "a helper object": lambda self: setattr(self.helper, "cache", 7),
     "an empty dict": lambda self: self.cache.update(a=1),
     "a whole buffer": lambda self: self.steps.add_(1),
     "a floating buffer": lambda self: self.scale.mul_(2),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -327,6 +329,144 @@ def test_torchscript_is_refused() -> None:
 def test_wrong_execute() -> None:
     with pytest.raises(TraceError, match=r"^execute='cuda': choose one of 'auto', 'meta', 'real'\.$"):
         trace(nn.Linear(5, 4), X, execute="cuda")  # type: ignore[arg-type]
+
+
+def yields(self: Any, x: Tensor) -> Iterator[Tensor]:
+    for _ in range(3):
+        yield self.lin(x)
+
+
+async def waits(self: Any, x: Tensor) -> Tensor:
+    return self.lin(x)
+
+
+def works_on_threads(self: Any, x: Tensor) -> Tensor:
+    with ThreadPoolExecutor(2) as pool:
+        return sum(pool.map(self.lin, [x, x]))
+
+
+def loses_a_thread(self: Any, x: Tensor) -> Tensor:
+    thread = threading.Thread(target=self.lin, args=(x,))
+    thread.start()
+    thread.join()
+    return x
+
+
+def test_the_body_of_a_generator_runs() -> None:
+    assert trace(Calls(yields), X).flops == 3 * LINEAR
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (waits, "Calls is asynchronous: count a function that runs it to its end."),
+        (
+            works_on_threads,
+            "Calls runs module 'lin' on another thread, where its work cannot be seen: count a version that "
+            "runs on one.",
+        ),
+    ],
+)
+def test_work_that_would_not_be_seen_is_refused(forward: Callable[..., Any], message: str) -> None:
+    with pytest.raises(TraceError) as info:
+        trace(Calls(forward), X)
+    assert str(info.value) == message
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the thread's refusal
+def test_a_thread_whose_error_nobody_sees_is_refused_too() -> None:
+    with pytest.raises(TraceError, match="on another thread"):
+        trace(Calls(loses_a_thread), X)
+
+
+def test_a_class_is_refused() -> None:
+    with pytest.raises(TraceError, match=r"^Net is a class: count an instance of it\.$"):
+        trace(type("Net", (nn.Module,), {}), X)
+
+
+def test_only_what_torch_compiled_is_looked_through() -> None:
+    model = Calls(lambda self, x: self.head(self._orig_mod(x)))
+    model._orig_mod, model.head = nn.Linear(5, 4), nn.Linear(4, 4)
+    assert trace(model, X).flops == LINEAR + 3 * 7 * 4 + 12
+
+
+def test_names_with_dots() -> None:
+    model = Calls(lambda self, x: self._modules["a.b"](x))
+    model._modules["a.b"] = nn.Linear(5, 4)
+    assert trace(model, X).modules["a.b"].flops == LINEAR
+
+
+def test_arguments_are_fresh_for_every_run() -> None:
+    @dataclasses.dataclass
+    class Batch:
+        x: Tensor
+        calls: int = 0
+
+    def forward(self: Any, batch: Batch) -> Tensor:
+        batch.calls += 1
+        batch.x = self.lin(batch.x)
+        return batch.x * batch.x.sum().item() * batch.calls
+
+    batch = Batch(X)
+    assert trace(Calls(forward), batch).flops == LINEAR + 11 + 12 + 12
+    assert batch.x is X
+    assert batch.calls == 0
+
+
+def test_iterators_inside_structures() -> None:
+    def forward(self: Any, given: Any) -> list[Tensor]:
+        return [self.lin(x) * x.sum().item() for x in given["xs"]]
+
+    report = trace(Calls(forward), {"xs": (x for x in [X, X])})
+    assert (report.executed, report.flops) == ("real", 2 * (LINEAR + 14 + 12))
+    assert report.inputs == (
+        "inputs[0]['xs'][0]: float32[3, 5]",
+        "inputs[0]['xs'][1]: float32[3, 5]",
+    )
+
+
+def test_arithmetic_of_numpy_is_reported() -> None:
+    report = trace(Calls(lambda self, x: torch.from_numpy(self.lin(x).detach().numpy() * 2)), X)
+    assert (report.executed, report.unsupported) == ("real", {"Tensor.numpy": 1})
+
+
+def test_a_swallowed_numpy_read_is_not_believed() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        try:
+            x.numpy()
+        except Exception:
+            return x
+        return self.lin(x)
+
+    assert trace(Calls(forward), X).flops == LINEAR
+
+
+def test_backward_inside_the_users_inference_mode() -> None:
+    model = nn.Linear(5, 4)
+    expected = trace(model, X, backward=True)
+    with torch.inference_mode():
+        found = trace(model, X, backward=True)
+    assert (found.executed, found.flops) == ("meta", expected.flops)
+
+
+def test_traces_on_several_threads_take_turns() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU())
+    expected = trace(model, X, backward=True).flops
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: trace(model, X, backward=True).flops, range(12)))
+    assert found == [expected] * 12
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch._C._get_mkldnn_enabled()
+
+
+def test_higher_order_operators_are_refused_in_words() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
+
+    with pytest.raises(
+        TraceError, match=r"^Calls calls a higher-order operator, which hides its work: count"
+    ):
+        trace(Calls(forward), X)
 
 
 # -- values ---------------------------------------------------------------------------------------------

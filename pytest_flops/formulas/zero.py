@@ -47,10 +47,18 @@ ZERO_BY_KIND = {
         sym_numel size stride dim numel storage_offset is_contiguous result_type can_cast promote_types
         _assert_async _assert_scalar _assert_tensor_metadata _functional_assert_async
         _functional_assert_scalar sym_constrain_range sym_constrain_range_for_size record_stream
-        _fused_sdp_choice _linalg_check_errors _nnz _has_same_storage_numel
+        _fused_sdp_choice _linalg_check_errors _nnz _has_same_storage_numel _has_same_storage_numel
     """,
 }
 """The zero-by-kind ops of ATen, by the reason. Views need no entry: torch knows them (`is_view`)."""
+
+register_flop_formula(
+    [
+        "profiler::_record_function_enter",
+        "profiler::_record_function_enter_new",
+        "profiler::_record_function_exit",
+    ]
+)(no_flops)
 
 for _names in ZERO_BY_KIND.values():
     register_flop_formula([f"aten::{name}" for name in _names.split()])(no_flops)

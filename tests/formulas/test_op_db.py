@@ -164,10 +164,7 @@ def check_shape_only(op: OpInfo, dtype: torch.dtype, limit: int | None) -> None:
 
 def shape_only_cases() -> Iterator[Any]:
     for case in CASES:
-        if case.id == "isfinite-complex64":
-            reason = "the memo gives a view in another dtype (x.real) the dtype of its base"
-            yield pytest.param(*case.values, id=case.id, marks=pytest.mark.xfail(reason=reason))
-        elif case.values[0].full_name not in NEEDS_VALUES:
+        if case.values[0].full_name not in NEEDS_VALUES:
             yield case
 
 

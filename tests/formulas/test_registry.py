@@ -103,7 +103,7 @@ def test_other_values_are_refused_with_value_and_type(op: Any, shown: str) -> No
         (aten.square.default, None),  # composite: torch tags it, but its parts count
         (aten.isfinite.default, None),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_every_op_has_an_answer_in_the_order_of_the_convention(op: Any, formula: Any) -> None:
     assert formula_for(op) is formula
