@@ -245,11 +245,12 @@ def test_the_forward_part_is_what_a_forward_trace_counts() -> None:
 
 
 def counted_by_torch(model: nn.Module, x: Tensor) -> tuple[int, int]:
-    """Forward and backward MACs by torch's own counter, on meta, attention taken apart as we do."""
-    model = model.to("meta").train()
+    """Forward and backward MACs by torch's own counter, attention taken apart as we do; token ids need values."""
+    device = "meta" if x.is_floating_point() else "cpu"
+    model = model.to(device).train()
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        output = model(x.to("meta"))
-        output = output[0] if isinstance(output, tuple) else output
+        output = model(x.to(device))
+        output = output if isinstance(output, Tensor) else output[0]
         forward = counter.get_total_flops()
         output.sum().backward()
     return forward // 2, (counter.get_total_flops() - forward) // 2
@@ -259,11 +260,52 @@ def timm_model(name: str) -> Callable[[], nn.Module]:
     return lambda: pytest.importorskip("timm").create_model(name)
 
 
+def transformers_model(name: str, **sizes: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        library = pytest.importorskip("transformers")
+        config = getattr(library, f"{name.partition('For')[0].removesuffix('LMHeadModel')}Config")
+        return getattr(library, name)(
+            config(vocab_size=50, bos_token_id=0, eos_token_id=0, pad_token_id=0, **sizes)
+        )
+
+    return build
+
+
+def torchvision_model(name: str) -> Callable[[], nn.Module]:
+    return lambda: pytest.importorskip("torchvision").models.get_model(name)
+
+
+IDS = torch.arange(14).view(2, 7)
 AGREE: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "resnet18": (timm_model("resnet18"), torch.randn(2, 3, 64, 64)),
     "vit_tiny_patch16_224": (timm_model("vit_tiny_patch16_224"), torch.randn(1, 3, 224, 224)),
     "swin_tiny_patch4_window7_224": (timm_model("swin_tiny_patch4_window7_224"), torch.randn(1, 3, 224, 224)),
     "mixer_s16_224": (timm_model("mixer_s16_224"), torch.randn(1, 3, 224, 224)),
+    "torchvision vit_b_16": (torchvision_model("vit_b_16"), torch.randn(1, 3, 224, 224)),
+    "torchvision densenet121": (torchvision_model("densenet121"), torch.randn(1, 3, 64, 64)),
+    "bert": (
+        transformers_model(
+            "BertForMaskedLM",
+            hidden_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=40,
+        ),
+        IDS,
+    ),
+    "gpt2": (transformers_model("GPT2LMHeadModel", n_embd=24, n_layer=2, n_head=4, use_cache=False), IDS),
+    "llama": (
+        transformers_model(
+            "LlamaForCausalLM",
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            use_cache=False,
+        ),
+        IDS,
+    ),
     "lstm": (lambda: nn.LSTM(5, 7, 2, bidirectional=True), torch.randn(4, 2, 5)),
     "gru": (lambda: nn.GRU(5, 7), torch.randn(4, 2, 5)),
     "encoder": (

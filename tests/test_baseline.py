@@ -322,7 +322,7 @@ def spoil(data: dict[str, Any], keys: str, value: Any) -> None:
         (
             "models/Net/modules/lost.x",
             5,
-            'does not add up: models.Net.modules["lost"] is 0, its parts sum to 5.',
+            'does not add up: models.Net.modules[""] is 106, its parts sum to 111.',
         ),
     ],
 )

@@ -72,7 +72,7 @@ def test_help_and_markers(pytester):
 
 
 def test_strict_markers_know_ours(run_inside):
-    body = f"@pytest.mark.flops_budget(baseline=False)\n{BLOCK.format(2)}"
+    body = f"@pytest.mark.flops_budget(baseline=False, flops='1k')\n{BLOCK.format(2)}"
     run_inside(body, "--strict-markers", "--strict-config").assert_outcomes(passed=1)
 
 
@@ -133,7 +133,7 @@ def test_what_a_failed_attempt_measured_does_not_count_for_the_next(run_inside):
     body = """
 attempts = []
 
-@pytest.mark.flops_budget(baseline=False)
+@pytest.mark.flops_budget(baseline=False, flops="1k")
 def test_net(request):
     attempts.append(1)
     if len(attempts) == 1:
