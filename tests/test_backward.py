@@ -245,7 +245,7 @@ def test_the_forward_part_is_what_a_forward_trace_counts() -> None:
 
 
 def counted_by_torch(model: nn.Module, x: Tensor) -> tuple[int, int]:
-    """Forward and backward MACs by torch's own counter, attention taken apart as we do; token ids need values."""
+    """Forward and backward MACs by torch's own counter; attention taken apart as we do."""
     device = "meta" if x.is_floating_point() else "cpu"
     model = model.to(device).train()
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

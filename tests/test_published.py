@@ -48,6 +48,8 @@ WEIGHTS = [
 
 # What torchvision ran is an image of noise, of 512 × 512, through trained weights, which find next to nothing
 # in it. Without the weights that is asked for: no box scores more than 2.
+EVERY_BOX = {"box_score_thresh": 0.0, "box_nms_thresh": 1.0, "rpn_nms_thresh": 1.0}
+"""No score and no overlap drops a box: else the chance of the weights decides how many there are."""
 NO_BOXES = {"box_score_thresh": 2.0}
 NO_PROPOSALS = {"rpn_score_thresh": 2.0}
 ONE_BOX = {"box_detections_per_img": 1}
@@ -66,10 +68,7 @@ def build(name: str, weights: Any) -> nn.Module:
     room = kind(weights).partition(".")[0]
     if room == "detection":
         torch.manual_seed(0)
-        enough = (
-            {"box_score_thresh": 0.0} if "rcnn" in name else {}
-        )  # else chance decides how many boxes there are
-        found = {**enough, **FOUND.get(str(weights), {})}
+        found = {**(EVERY_BOX if "rcnn" in name else {}), **FOUND.get(str(weights), {})}
         return models.get_model(name, weights=None, weights_backbone=None, **found).eval()
     options: dict[str, Any] = {}
     if "googlenet" in name or "inception" in name:
