@@ -96,6 +96,13 @@ def load_torch() -> None:
     trace(torch.nn.Linear(2, 3), (torch.zeros(1, 2),))
 
 
+@pytest.fixture(autouse=True)
+def off_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pytest shorten its summary, as it does for people; on CI machines it does not."""
+    for name in ("CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def net(pytester: pytest.Pytester) -> Path:
     """Put `net.py` with tiny models beside the tests of an inner run."""
