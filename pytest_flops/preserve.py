@@ -1,7 +1,7 @@
 """Leaving a model and its process as they were found, also when the model raises.
 
 A trace runs the user's code, which may assign attributes, register hooks, draw random numbers or change
-defaults. What it writes *into* tensors is put back by `shapes.UndoLog`; the rest is put back here.
+defaults. What it writes *into* tensors is put back by `UndoLog`, the rest by `untouched`.
 """
 
 from __future__ import annotations

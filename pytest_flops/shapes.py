@@ -87,14 +87,15 @@ def _traits(func: OpOverload) -> _Traits:
         written = argument.alias_info is not None and argument.alias_info.is_write
         if written or argument.name in _UNANNOTATED:
             mutated.append((position, argument.name))
+    outs = frozenset(argument.name for argument in func._schema.arguments if argument.is_out)
     return _Traits(
         mutated=tuple(mutated),
-        outs=frozenset(argument.name for argument in func._schema.arguments if argument.is_out),
+        outs=outs,
         reads_values=torch.Tag.data_dependent_output in func.tags,
         changes_metadata=(
             torch.Tag.inplace_view in func.tags
             or func._schema.name.removeprefix("aten::") in _CHANGES_METADATA
-            or any(argument.is_out for argument in func._schema.arguments)
+            or bool(outs)
         ),
     )
 
