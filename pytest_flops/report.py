@@ -21,7 +21,8 @@ class Node:
     `module` is the path of the module whose code ran the step ("" for the model itself); for a
     `call_module` node it is the leaf module's own path. `module_type` is that module's class name. `flops`
     and `macs` include the backward pass where it was counted; `backward_flops` and `backward_macs` are its
-    part.
+    part. `peak_memory` is the most that was alive while the step ran (or its backward pass), in bytes: see
+    `Report.peak_memory`.
     """
 
     name: str
@@ -33,15 +34,20 @@ class Node:
     macs: int
     backward_flops: int = 0
     backward_macs: int = 0
+    peak_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleTotal:
-    """Inclusive cost of one module: its own steps and those of all modules inside it."""
+    """Inclusive cost of one module: its own steps and those of all modules inside it.
+
+    `peak_memory` is the most that was alive in the whole model while this module ran, in bytes.
+    """
 
     type: str
     flops: int
     macs: int
+    peak_memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class Report:
     `unsupported` maps each ATen op without an answer to its number of calls: where it is not empty, `flops`
     is too low.
     `module_types` maps every module path of the model, in order of registration, to its class name.
-    `formulas` and `torch` are the versions that counted.
+    `formulas` and `torch` are the versions that counted. `parameter_memory` is the size of all parameters and
+    buffers in bytes, shared ones once.
     """
 
     model: str
@@ -68,6 +75,7 @@ class Report:
     unsupported: Mapping[str, int]
     formulas: int
     torch: str
+    parameter_memory: int = 0
 
     @cached_property
     def flops(self) -> int:
@@ -90,19 +98,37 @@ class Report:
         return sum(node.backward_macs for node in self.nodes)
 
     @cached_property
+    def peak_memory(self) -> int:
+        """Most bytes of tensors alive at once, over what was there before the model ran.
+
+        These are the tensors that the run makes: activations, and in training what is saved for the backward
+        pass, and the gradients. Inputs, parameters and buffers are there before.
+        """
+        return max((node.peak_memory for node in self.nodes), default=0)
+
+    @property
+    def peak_memory_with_parameters(self) -> int:
+        """Most bytes of tensors alive at once, the parameters and buffers included."""
+        return self.peak_memory + self.parameter_memory
+
+    @cached_property
     def modules(self) -> Mapping[str, ModuleTotal]:
         """Inclusive totals by module path; "" is the model, every path of `module_types` is present.
 
         A module that runs twice counts twice; a module reachable by several paths counts under the first.
         """
         flops = dict.fromkeys(self.module_types, 0)
-        macs = dict.fromkeys(self.module_types, 0)
+        macs, peaks = flops.copy(), flops.copy()
         for node in self.nodes:
             for path in enclosing(node.module):
                 if path in flops:  # "a" need not be a module where one is registered as "a.b"
                     flops[path] += node.flops
                     macs[path] += node.macs
-        return {path: ModuleTotal(kind, flops[path], macs[path]) for path, kind in self.module_types.items()}
+                    peaks[path] = max(peaks[path], node.peak_memory)
+        return {
+            path: ModuleTotal(kind, flops[path], macs[path], peaks[path])
+            for path, kind in self.module_types.items()
+        }
 
     @cached_property
     def functions(self) -> Mapping[tuple[str, str], int]:
