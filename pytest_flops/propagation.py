@@ -26,6 +26,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._pytree import tree_leaves
 
 from pytest_flops.errors import MeasurementError
+from pytest_flops.memory import LiveMemory
 from pytest_flops.nodes import Recorder, Step, recording
 from pytest_flops.preserve import untouched
 from pytest_flops.report import Node
@@ -195,6 +196,7 @@ class _Open:
 
     sink: Sink | None = None
     answered = 0
+    memory = LiveMemory()
 
     def read(self, tensor: Any, name: str) -> None:
         """Values may leave PyTorch while time is taken."""
