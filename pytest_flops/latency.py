@@ -1,15 +1,15 @@
 """`measure_latency`: how long a forward pass takes, steady enough on a busy machine to be a budget.
 
 Milliseconds by themselves are not. With other processes on the cores the median of a ResNet-18 forward pass
-moves by a factor of 3.5: they take the core away, and while they run on the next one they slow this one down
+moves by a factor of 3: they take the core away, and while they run on the next one they slow this one down
 (shared caches, memory, execution units, clock). So three things are done about it:
 
 1. Time in which this thread was ready to run and waited for a core is taken off, where Linux keeps account
    of it and the work is done by one thread. All other time counts: arithmetic, Python, sleep, locks, disks.
 2. The model runs in turn with a fixed reference workload, on the same device and threads, and each of its
    times is divided by the mean of the reference's before and after it: what slows both cancels.
-3. What slows them unequally is left out by looking at quiet moments only: the median is over the quarter of
-   the pairs in which the reference was fastest. The model has no say in which these are.
+3. What remains is chance, which does not strike the same way several times: the result is a median, a
+   baseline the middle one of three measurements, and slower is only what three in a row call slower.
 
 `tests/benchmarks/bench_latency.py` shows what comes of it.
 """
@@ -27,7 +27,7 @@ from time import perf_counter, perf_counter_ns
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
@@ -35,6 +35,7 @@ from pytest_flops.errors import MeasurementError
 from pytest_flops.measured import Latency
 from pytest_flops.propagation import failures_explained
 from pytest_flops.running import Ready
+from pytest_flops.table import plural
 
 REFERENCE_VERSION = 1
 """Which workload `reference_on` returns. A change of its work raises it: older ratios do not compare then."""
@@ -45,8 +46,6 @@ _REFERENCE_SHARE = 0.25
 _PAIRING_S = 1.5
 _LEAST_PAIRS = 7
 _MOST_PAIRS = 300
-_QUIET_SHARE = 0.25
-_LEAST_QUIET = 3
 
 
 def measure_latency(
@@ -81,6 +80,11 @@ def measure_latency(
         return summarised(_pairs(ready, deadline, time_limit))
 
 
+def typical(measure: Callable[[], Latency]) -> Latency:
+    """Return the middle one of three measurements, by ratio: what to keep as a baseline."""
+    return sorted((measure() for _ in range(3)), key=_by_ratio)[1]
+
+
 def is_slower(measure: Callable[[], Latency], baseline: Latency, rtol: float) -> tuple[bool, Latency]:
     """Tell whether a model is slower than its baseline allows, and return the measurement that decided.
 
@@ -98,7 +102,11 @@ def is_slower(measure: Callable[[], Latency], baseline: Latency, rtol: float) ->
         if latency.ratio <= limit:
             return False, latency
         tried.append(latency)
-    return True, min(tried, key=lambda latency: latency.ratio)
+    return True, min(tried, key=_by_ratio)
+
+
+def _by_ratio(latency: Latency) -> float:
+    return latency.ratio
 
 
 def _require_same_reference(baseline: Latency, latency: Latency) -> None:
@@ -189,22 +197,23 @@ class _Sizes(NamedTuple):
     image: int
     matrix: int
     vector: int
-    calls: int
-    additions: int
+    layers: int
 
 
 _SIZES = {
-    "cpu": _Sizes(image=28, matrix=256, vector=2**20, calls=600, additions=20_000),
-    "cuda": _Sizes(image=224, matrix=1024, vector=2**24, calls=200, additions=20_000),
+    "cpu": _Sizes(image=28, matrix=256, vector=2**20, layers=20),
+    "cuda": _Sizes(image=224, matrix=1024, vector=2**24, layers=10),
 }
 
 
 def reference_on(device: torch.device) -> Callable[[], None]:
-    """Return the reference workload: about 5 ms on one core of a server, of what models are made of.
+    """Return the reference workload: about 6 ms on one core of a server, of what models are made of.
 
-    About half of it is arithmetic (two 3×3 convolutions of 64 channels, two matrix products), a sixth moves
-    memory (additions of vectors larger than the core's own cache) and a third is overhead (many additions of
-    eight numbers, a Python loop). All is float32; on CUDA it is larger, to be more than its launches.
+    About half of it is arithmetic and memory: two 3×3 convolutions of 64 channels, two matrix products, the
+    addition of vectors that a core's own cache does not hold. The other half is overhead: layers of all kinds
+    on next to no data. They are varied because it is the sheer amount of code that a busy neighbour slows: a
+    loop over one operator would hardly notice him. All is float32; on CUDA it is larger, to outweigh its
+    launches.
     """
     sizes = _SIZES[device.type]
     options: dict[str, Any] = {"dtype": torch.float32, "device": device}
@@ -213,20 +222,31 @@ def reference_on(device: torch.device) -> Callable[[], None]:
     matrix = torch.full((sizes.matrix, sizes.matrix), 0.1, **options)
     vector = torch.ones(sizes.vector, **options)
     result = torch.empty_like(vector)
-    small = torch.ones(8, **options)
+    rows, layers = torch.ones(4, 8, **options), _small_layers(options)
 
     def reference() -> None:
         for _ in range(2):
             F.conv2d(image, kernel, padding=1)
             torch.mm(matrix, matrix)
-            torch.add(vector, 1.0, out=result)
-        for _ in range(sizes.calls):
-            torch.add(small, small)
-        total = 0
-        for number in range(sizes.additions):
-            total += number
+        torch.add(vector, 1.0, out=result)
+        for _ in range(sizes.layers):
+            y = layers(rows)
+            y = torch.cat([y, rows]).view(2, 4, 8).transpose(0, 1).reshape(4, 16)
+            y = torch.mm(y, y.t()).mean(0, keepdim=True)
 
     return reference
+
+
+def _small_layers(options: dict[str, Any]) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(8, 8, **options),
+        nn.LayerNorm(8, **options),
+        nn.GELU(),
+        nn.Conv1d(4, 4, 3, padding=1, **options),
+        nn.ReLU(),
+        nn.Linear(8, 8, **options),
+        nn.Softmax(-1),
+    ).eval()
 
 
 # Pairs ------------------------------------------------------------------------------------------------------
@@ -246,14 +266,11 @@ class Pair:
 
 
 def summarised(pairs: list[Pair]) -> Latency:
-    """Return what pairs say: the median over those that were taken while the machine was quiet."""
-    by_noise = sorted(pairs, key=lambda pair: max(pair.before, pair.after))
-    quiet = by_noise[: max(_LEAST_QUIET, math.ceil(_QUIET_SHARE * len(pairs)))]
-    ratios = [pair.ratio for pair in quiet]
-    low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    """Return what pairs say, at least two of them."""
+    low, ratio, high = statistics.quantiles([pair.ratio for pair in pairs], n=4, method="inclusive")
     return Latency(
         ratio=ratio,
-        median_ms=statistics.median(pair.model for pair in quiet) / 1e6,
+        median_ms=statistics.median(pair.model for pair in pairs) / 1e6,
         spread=(high - low) / ratio,
         samples=len(pairs),
         reference=REFERENCE_VERSION,
@@ -301,7 +318,9 @@ def _elapsed(clock: Clock, times: int, run: Callable[[], Any]) -> float:
         run()
     elapsed = clock.now_ns() - started
     if not (math.isfinite(elapsed) and elapsed > 0):
-        raise MeasurementError(f"The clock says that {times} runs took {elapsed} ns: nothing was measured.")
+        raise MeasurementError(
+            f"The clock says that {plural(times, 'run')} took {elapsed} ns: nothing was measured."
+        )
     return elapsed
 
 
