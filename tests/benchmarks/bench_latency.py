@@ -41,7 +41,7 @@ from pytest_flops.machine import fingerprint
 
 LOADS = (0, 1, 2)
 _ORDER = tuple(f"layer{stage}.1.conv{place}" for place in (1, 2) for stage in (1, 2, 3, 4))
-TWICE = {1.0: (), 1.2: _ORDER[:4], 1.3: _ORDER[:6], 1.5: (*_ORDER, "layer1.0.conv1")}
+TWICE = {1.0: (), 1.2: _ORDER[:4], 1.3: _ORDER[:6], 1.5: (*_ORDER, "layer1.0.conv1", "layer1.0.conv2")}
 """The layers that a model slowed by about this factor runs twice: each has 6.35 % of the FLOPs."""
 
 
@@ -184,7 +184,8 @@ def measure_under(
     count: int, models: dict[float, nn.Module], x: Tensor, options: argparse.Namespace, results: Results
 ) -> None:
     """Make the checks that are still missing under one load, those of different models in turn."""
-    wanted = {1.0: options.checks, **dict.fromkeys(options.slowdowns, options.detections)}
+    wanted = dict.fromkeys(options.slowdowns, options.curve)
+    wanted |= {1.0: options.checks, max(options.slowdowns): options.detections}
     held = [check["slowdown"] for check in results.checks if check["load"] == count]
     missing = [factor for factor, number in wanted.items() for _ in range(number - held.count(factor))]
     chance = random.Random(f"{options.seed} {count} {len(held)}")
@@ -235,9 +236,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="False alarms and detections of latency budgets.")
     parser.add_argument("--loads", type=int, nargs="+", default=LOADS, help="numbers of busy processes")
     parser.add_argument("--checks", type=int, default=67, help="of the unchanged model, under each load")
-    parser.add_argument("--detections", type=int, default=34, help="of each slowed model, under each load")
-    parser.add_argument("--slowdowns", type=float, nargs="*", default=[1.2, 1.3, 1.5], choices=TWICE)
-    parser.add_argument("--baselines", type=int, default=8, help="taken under each load")
+    parser.add_argument(
+        "--detections", type=int, default=34, help="of the model slowed most, under each load"
+    )
+    parser.add_argument("--curve", type=int, default=17, help="of the others, under each load")
+    parser.add_argument("--slowdowns", type=float, nargs="+", default=[1.2, 1.3, 1.5], choices=TWICE)
+    parser.add_argument("--baselines", type=int, default=5, help="taken under each load")
     parser.add_argument("--rounds", type=int, default=40, help="runs of each model for the true ratio")
     parser.add_argument("--rtol", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)
@@ -245,7 +249,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few checks of everything")
     options = parser.parse_args()
     if options.quick:
-        options.checks, options.detections, options.baselines, options.rounds = 4, 2, 2, 10
+        options.checks, options.detections, options.curve, options.baselines, options.rounds = 3, 2, 1, 1, 10
     return options
 
 
