@@ -12,6 +12,19 @@ from pytest_flops.report import Node, Report, base_name
 
 UNITS = {"flops": "FLOPs", "macs": "MACs", "params": "params"}
 
+MEASURED_COLUMNS = (
+    "node_name",
+    "node_op",
+    "op_target",
+    "nn_module_stack[-1]",
+    "flops",
+    "time(ms)",
+    "mem_before_op",
+    "mem_after_op",
+    "mem_delta",
+)
+MeasuredRow = Sequence[str | int | float | None]
+
 _CHANGED_ROWS = 10
 _DIGEST_ROWS = 24
 _NODE_COLUMNS: tuple[str, ...] = ("node_name", "node_op", "op_target", "nn_module_stack[-1]", "flops", "macs")
@@ -88,6 +101,21 @@ def _node_rows(nodes: Sequence[Node]) -> str:
         columns, align = (*columns, "of it backward"), align + "r"
         rows = [(*row, f"{node.backward_flops:,}") for row, node in zip(rows, nodes, strict=True)]
     return _table(rows, columns, align, "rst")
+
+
+def measurement_table(rows: Sequence[MeasuredRow], headers: Sequence[str] = MEASURED_COLUMNS) -> str:
+    """Return rows of measured nodes, times in ms and memory in bytes; what is None stays empty."""
+    from tabulate import tabulate
+
+    return tabulate(
+        rows,
+        headers,
+        tablefmt="rst",
+        intfmt=["", "", "", "", ",", "", ",", ",", "+,"],
+        floatfmt=".3f",
+        missingval="",
+        disable_numparse=[0, 1, 2, 3],
+    )
 
 
 def _totals(report: Report) -> Iterator[str]:
