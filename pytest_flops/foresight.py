@@ -11,12 +11,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; torch publishes no alias
 
+from pytest_flops.calls import Call
 from pytest_flops.memo import META, New, Same, contiguous_stride, is_plain
 
 Foreseen = New | Same | None
@@ -24,34 +25,21 @@ Foreseen = New | Same | None
 _aten = torch.ops.aten
 
 
-class _Asked(NamedTuple):
-    """One call of an op, with the tensors among its arguments in their order."""
-
-    func: OpOverload
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    tensors: Sequence[Tensor]
+_Rule = Callable[[Call], Foreseen]
 
 
-_Rule = Callable[[_Asked], Foreseen]
-
-
-def foresee(
-    func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any], tensors: Sequence[Tensor]
-) -> Foreseen:
-    """Return the description of an op's result, or None where only PyTorch can tell.
-
-    `tensors` are the tensors among the arguments, in their order.
-    """
+def foresee(call: Call) -> Foreseen:
+    """Return the description of an op's result, or None where only PyTorch can tell."""
+    func, tensors = call.func, call.tensors
     rule = _rule_for(func)
-    if rule is None or not tensors or args[0] is not tensors[0]:
+    if rule is None or not tensors or call.args[0] is not tensors[0]:
         return None
     dtype = tensors[0].dtype
     if not all(tensor.dtype is dtype and is_plain(tensor) and tensor.numel() for tensor in tensors):
         return None  # the strides of empty tensors are anybody's guess
     if func is not _aten.layer_norm.default and not all(map(_is_dense, tensors)):
         return None  # layer_norm makes a contiguous tensor of any
-    return rule(_Asked(func, args, kwargs, tensors))
+    return rule(call)
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -77,19 +65,19 @@ _learned: dict[tuple[object, ...], _Learned] = {}
 _PLAIN = frozenset({Tensor, int, float, bool, str, type(None)})
 
 
-def _pointwise(asked: _Asked) -> Foreseen:
+def _pointwise(call: Call) -> Foreseen:
     """Tensors that broadcast to the largest give one of its size; the dtype is learned from a tiny call."""
-    func, args, kwargs, tensors = asked
+    tensors = call.tensors
     size = max((tensor.shape for tensor in tensors), key=lambda shape: (len(shape), math.prod(shape)))
     if not all(_broadcasts(tensor.shape, size) for tensor in tensors):
         return None
-    values = (*args, *kwargs.values())
+    values = (*call.args, *call.kwargs.values())
     kinds = tuple(Tensor if isinstance(value, Tensor) else type(value) for value in values)
     if not _PLAIN.issuperset(kinds):
         return None
-    key = (func, tensors[0].dtype, kinds, (*kwargs,), torch.get_default_dtype())
+    key = (call.func, tensors[0].dtype, kinds, (*call.kwargs,), torch.get_default_dtype())
     if key not in _learned:
-        _learned[key] = _learn(asked)
+        _learned[key] = _learn(call)
     learned = _learned[key]
     if learned is _IN_PLACE:
         return Same(0) if tensors[0].shape == size else None
@@ -101,18 +89,18 @@ def _broadcasts(shape: Sequence[int], size: Sequence[int]) -> bool:
     return all(length in (1, there) for length, there in zip(shape, full, strict=True))
 
 
-def _learn(asked: _Asked) -> _Learned:
+def _learn(call: Call) -> _Learned:
     """Run an op on one element each and see what it returns; None for anything but one like it."""
-    first = torch.empty(1, dtype=asked.tensors[0].dtype, device=META)
+    first = torch.empty(1, dtype=call.tensors[0].dtype, device=META)
 
     def tiny(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        return first if value is asked.tensors[0] else torch.empty_like(first)
+        return first if value is call.tensors[0] else torch.empty_like(first)
 
     try:
-        result = asked.func(
-            *map(tiny, asked.args), **{name: tiny(value) for name, value in asked.kwargs.items()}
+        result = call.func(
+            *map(tiny, call.args), **{name: tiny(value) for name, value in call.kwargs.items()}
         )
     except Exception:  # PyTorch will say what is wrong when it is asked with the real arguments
         return None
@@ -129,10 +117,10 @@ def _learn(asked: _Asked) -> _Learned:
 def _keeping(fits: Callable[..., bool]) -> _Rule:
     """Make the rule of an op that returns something like its first argument, provided that the others fit."""
 
-    def rule(asked: _Asked) -> Foreseen:
-        if asked.kwargs or not fits(*asked.args):
+    def rule(call: Call) -> Foreseen:
+        if call.kwargs or not fits(*call.args):
             return None
-        return _fresh(asked.tensors[0].shape, asked.tensors[0].dtype)
+        return _fresh(call.tensors[0].shape, call.tensors[0].dtype)
 
     return rule
 
@@ -162,18 +150,18 @@ def _fits_roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> bo
     return 0 < len(shifts) == len(dims) and all(-x.ndim <= dim < x.ndim for dim in dims)
 
 
-def _linear(asked: _Asked) -> Foreseen:
-    x, weight, *bias = asked.tensors
-    if asked.kwargs or x.ndim < 1 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
+def _linear(call: Call) -> Foreseen:
+    x, weight, *bias = call.tensors
+    if call.kwargs or x.ndim < 1 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         return None
     return _fresh((*x.shape[:-1], weight.shape[0]), x.dtype) if _are(weight.shape[:1], *bias) else None
 
 
-def _over_dims(asked: _Asked) -> Foreseen:
+def _over_dims(call: Call) -> Foreseen:
     """A mean or sum over dimensions: `(x, dims, keepdim=False)`."""
-    x, dims, keepdim, *others = (*asked.args, False, False)
+    x, dims, keepdim, *others = (*call.args, False, False)
     dims = [dims] if isinstance(dims, int) else dims
-    if asked.kwargs or len(others) > 1 or not dims or not x.is_floating_point():
+    if call.kwargs or len(others) > 1 or not dims or not x.is_floating_point():
         return None
     if not all(-x.ndim <= dim < x.ndim for dim in dims):
         return None

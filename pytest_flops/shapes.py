@@ -14,16 +14,16 @@ so that a real run and a shape-only run answer from the same source.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; torch publishes no alias
 from torch.utils._python_dispatch import TorchDispatchMode  # documented for extending; no public alias yet
 
+from pytest_flops.calls import Call, tensors_in, traits_of
 from pytest_flops.errors import FormulaError
 from pytest_flops.foresight import foresee
 from pytest_flops.formulas import Cost, formula_for
@@ -36,7 +36,6 @@ from pytest_flops.memo import (
     Several,
     UnrepeatableError,
     build,
-    describe,
     meta_like,
     specify,
 )
@@ -82,91 +81,6 @@ def forget() -> None:
     memo.outcomes.clear()
 
 
-class _Traits(NamedTuple):
-    """What an op's schema and tags say of it.
-
-    `mutated` are the arguments that it writes, `statistics` those that it writes in training only, which the
-    argument `training` tells: by position and name.
-    """
-
-    mutated: tuple[tuple[int, str], ...]
-    statistics: tuple[tuple[int, str], ...]
-    training: tuple[int, str] | None
-    outs: frozenset[str]
-    reads_values: bool
-    changes_metadata: bool
-
-
-# PyTorch leaves the mutation annotation off these arguments of its batch and instance norms.
-_STATISTICS = frozenset({"running_mean", "running_var"})
-_TRAINING = frozenset({"training", "use_input_stats"})
-_CHANGES_METADATA = frozenset({"resize_", "resize_as_", "set_", "as_strided", "as_strided_"})
-
-
-@functools.cache
-def _traits(func: OpOverload) -> _Traits:
-    arguments = [(position, argument.name) for position, argument in enumerate(func._schema.arguments)]
-    written = [a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments]
-    outs = frozenset(argument.name for argument in func._schema.arguments if argument.is_out)
-    return _Traits(
-        mutated=tuple(place for place, is_written in zip(arguments, written, strict=True) if is_written),
-        statistics=tuple(place for place in arguments if place[1] in _STATISTICS),
-        training=next((place for place in arguments if place[1] in _TRAINING), None),
-        outs=outs,
-        reads_values=torch.Tag.data_dependent_output in func.tags,
-        changes_metadata=(
-            torch.Tag.inplace_view in func.tags
-            or func._schema.name.removeprefix("aten::") in _CHANGES_METADATA
-            or bool(outs)
-        ),
-    )
-
-
-class _Call(NamedTuple):
-    """One call of an ATen op, with its key for the memo and the tensors among its arguments."""
-
-    func: OpOverload
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    key: tuple[object, ...]
-    tensors: list[Tensor]
-
-    @classmethod
-    def of(cls, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
-        key: list[object] = [func]
-        tensors: list[Tensor] = []
-        describe(args, key, tensors)
-        if kwargs:
-            describe(kwargs.items(), key, tensors)
-        return cls(func, args, kwargs, tuple(key), tensors)
-
-    def on(self, tensors: list[Tensor], device: torch.device) -> _Call:
-        """Return the call with other tensors in place of its own, and `device` for every device it names."""
-        swap = {id(old): new for old, new in zip(self.tensors, tensors, strict=True)}
-        return self._replace(args=_swap(self.args, swap, device), kwargs=_swap(self.kwargs, swap, device))
-
-    def __call__(self) -> Any:
-        return self.func(*self.args, **self.kwargs)
-
-    @property
-    def mutated(self) -> list[Tensor]:
-        """The tensors that the op writes, by its schema."""
-        traits = _traits(self.func)
-        places = traits.mutated
-        if traits.statistics and (traits.training is None or self._argument(*traits.training)):
-            places += traits.statistics
-        return [tensor for place in places for tensor in _tensors_in(self._argument(*place))]
-
-    def _argument(self, position: int, name: str) -> Any:
-        return self.args[position] if position < len(self.args) else self.kwargs.get(name)
-
-    @property
-    def written(self) -> tuple[int, ...]:
-        """The positions among `tensors` of those that the op writes."""
-        ids = {id(tensor) for tensor in self.mutated}
-        return tuple(i for i, tensor in enumerate(self.tensors) if id(tensor) in ids) if ids else ()
-
-
 class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answer every ATen op of a run and add its cost to the open `sink`.
 
@@ -210,12 +124,12 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         self.answered += 1
-        call = _Call.of(func, args, kwargs or {})
+        call = Call.of(func, args, kwargs or {})
         if self.sink is None:
             return self._answer_stray(call)
         return self._answer(call)
 
-    def _answer_stray(self, call: _Call) -> Any:
+    def _answer_stray(self, call: Call) -> Any:
         """Answer an op that runs outside of all steps, as a step of its own."""
         self.sink = sink = self._open_stray(call.func)
         self.memory.peak = self.memory.now
@@ -225,7 +139,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.sink = None
             sink.peak_memory = max(sink.peak_memory, self.memory.peak)
 
-    def _answer(self, call: _Call) -> Any:
+    def _answer(self, call: Call) -> Any:
         for tensor in call.tensors:
             if tensor.is_meta or self._is_symbolic(tensor):
                 return self._answer_symbolic(call)
@@ -256,7 +170,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # -- symbolic: from the memo, or on meta ------------------------------------------------------------
 
-    def _answer_symbolic(self, call: _Call) -> Any:
+    def _answer_symbolic(self, call: Call) -> Any:
         try:
             outcome = self._outcomes.get(call.key)
         except TypeError:  # an argument without a hash: nothing to look up
@@ -265,7 +179,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._find_out(call)
         return self._give(call, outcome)
 
-    def _give(self, call: _Call, outcome: Outcome) -> Any:
+    def _give(self, call: Call, outcome: Outcome) -> Any:
         """Return what an op returns whose outcome is known, and take its cost into account."""
         self._add(outcome)
         if outcome.written:
@@ -275,10 +189,10 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.memory.reach(outcome.workspace)
         return result
 
-    def _foreseen(self, call: _Call) -> Outcome | None:
+    def _foreseen(self, call: Call) -> Outcome | None:
         """Return, and remember, the outcome of an op that need not run; None where it has to."""
         formula = formula_for(call.func)
-        result = foresee(call.func, call.args, call.kwargs, call.tensors) if formula else None
+        result = foresee(call) if formula else None
         if formula is None or result is None:
             return None
         out = build(result, call.tensors, self._twin, _unborn)
@@ -289,7 +203,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         memo.store(call.key, outcome)
         return outcome
 
-    def _find_out(self, call: _Call) -> Any:
+    def _find_out(self, call: Call) -> Any:
         """Run an op on metadata, and remember what came of it where metadata says it all."""
         twins = [self._twin(tensor) for tensor in call.tensors]
         try:
@@ -297,7 +211,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         except Exception as err:
             return self._find_out_from_values(call, err)
         try:
-            if _traits(call.func).changes_metadata:
+            if traits_of(call.func).changes_metadata:
                 raise UnrepeatableError
             outcome = _outcome(call, specify(result, twins), tally)
             memo.store(call.key, outcome)
@@ -305,17 +219,17 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._give_once(call, result, tally, twins)
         return self._give(call, outcome)
 
-    def _give_once(self, call: _Call, result: Any, tally: Tally, twins: list[Tensor]) -> Any:
+    def _give_once(self, call: Call, result: Any, tally: Tally, twins: list[Tensor]) -> Any:
         """Return a result that no description can give again."""
         self._taint(call.mutated)
         self._add(_outcome(call, None, tally))
-        if _traits(call.func).changes_metadata:
+        if traits_of(call.func).changes_metadata:
             self._require_meta(call)
         self.memory.reach(tally.peak_memory)
-        self.memory.made(_tensors_in(result), twins)
+        self.memory.made(tensors_in(result), twins)
         return result
 
-    def _find_out_from_values(self, call: _Call, failure: Exception) -> Any:
+    def _find_out_from_values(self, call: Call, failure: Exception) -> Any:
         """Run an op that metadata alone does not decide with the values of its concrete whole numbers.
 
         A mask as an index, the lengths of packed sequences. Nothing is remembered.
@@ -335,9 +249,9 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         is_whole = not (tensor.is_floating_point() or tensor.is_complex())
         return is_whole and not tensor.is_meta and not self._is_symbolic(tensor)
 
-    def _infer(self, call: _Call) -> tuple[Any, Tally]:
+    def _infer(self, call: Call) -> tuple[Any, Tally]:
         """Run a call whose tensors are on meta, apart from the rest: return its result and its cost."""
-        if _traits(call.func).reads_values:
+        if traits_of(call.func).reads_values:
             raise NeedsRealTensorsError(f"{call.func} reads a value")
         outer = self.sink, self.memory, self._inferring
         self.sink, self.memory, self._inferring = (tally := Tally()), LiveMemory(), True
@@ -361,7 +275,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 found = self._twins[id(tensor)] = (tensor, meta_like(tensor))
         return found[1]
 
-    def _require_meta(self, call: _Call) -> None:
+    def _require_meta(self, call: Call) -> None:
         """Refuse to change the shape of a tensor that has data: its meta twin is not what `forward` holds."""
         if not all(tensor.is_meta for tensor in call.mutated):
             self.failure = self.failure or NeedsRealTensorsError(f"{call.func} reshapes a tensor in place")
@@ -377,7 +291,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # -- concrete: for real -----------------------------------------------------------------------------
 
-    def _answer_concrete(self, call: _Call) -> Any:
+    def _answer_concrete(self, call: Call) -> Any:
         if not self.real and not self._inferring:
             device = META if not call.tensors and self._is_symbolic_factory(call) else CPU
             call = call.on([tensor.cpu() for tensor in call.tensors], device)
@@ -390,11 +304,11 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             result = call()
             self._add(outcome)
             self.memory.reach(outcome.workspace + _new_bytes(outcome.result))
-        self.undo.created(made := _tensors_in(result), call.tensors)
+        self.undo.created(made := tensors_in(result), call.tensors)
         self.memory.made(made, call.tensors)
         return result
 
-    def _is_symbolic_factory(self, call: _Call) -> bool:
+    def _is_symbolic_factory(self, call: Call) -> bool:
         """Tell whether a tensor made out of nothing is too big to compute, or has to be where the inputs are.
 
         Autograd, and the composites that it takes apart before this mode sees them, mind the device.
@@ -402,7 +316,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         on_meta = torch.is_grad_enabled() and call.kwargs.get("device") == META
         return _is_big(call.args) or (on_meta and _makes_floats(call.kwargs.get("dtype")))
 
-    def _outcome_of_composite(self, call: _Call) -> Outcome | None:
+    def _outcome_of_composite(self, call: Call) -> Outcome | None:
         """Find the cost of a composite from metadata; None where it takes values to know."""
         try:
             outcome = self._outcomes.get(call.key)
@@ -417,12 +331,12 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # -- costs ------------------------------------------------------------------------------------------
 
-    def _evaluate(self, call: _Call) -> Any:
+    def _evaluate(self, call: Call) -> Any:
         """Run an op and add its cost to the open sink: by its formula, else over its decomposition."""
         formula = formula_for(call.func)
         if formula is not None:
             result = call()
-            outs = _traits(call.func).outs
+            outs = traits_of(call.func).outs
             kwargs = {name: value for name, value in call.kwargs.items() if name not in outs}
             cost = formula(*call.args, out=result, **kwargs)
             if cost is not NotImplemented:
@@ -435,7 +349,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._count_reference(call)
         return result
 
-    def _count_reference(self, call: _Call) -> None:
+    def _count_reference(self, call: Call) -> None:
         """Count an op over PyTorch's reference decomposition, on metadata; without one it is unsupported."""
         # Private: PyTorch publishes the table only through its exporter, which is far heavier.
         decomposition = torch._decomp.decomposition_table.get(call.func)
@@ -455,7 +369,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             _report_unsupported(sink, outcome.unsupported)
 
 
-def _outcome(call: _Call, result: Result, tally: Tally) -> Outcome:
+def _outcome(call: Call, result: Result, tally: Tally) -> Outcome:
     workspace = max(tally.peak_memory - _new_bytes(result), 0)
     return Outcome(result, tally.flops, tally.macs, tally.unsupported, workspace, call.written)
 
@@ -474,25 +388,6 @@ def _report_unsupported(sink: Sink, calls: Mapping[str, int]) -> None:
     sink.unsupported = dict(sink.unsupported or {})
     for name, count in calls.items():
         sink.unsupported[name] = sink.unsupported.get(name, 0) + count
-
-
-def _swap(values: Any, tensors: Mapping[int, Tensor], device: torch.device) -> Any:
-    """Replace tensors by the ones given for their ids, and every device by `device`, at any depth."""
-    if isinstance(values, Tensor):
-        return tensors.get(id(values), values)
-    if isinstance(values, torch.device):
-        return device
-    if type(values) in (tuple, list):
-        return type(values)([_swap(value, tensors, device) for value in values])
-    if type(values) is dict:
-        return {name: _swap(value, tensors, device) for name, value in values.items()}
-    return values
-
-
-def _tensors_in(result: Any) -> list[Tensor]:
-    tensors: list[Tensor] = []
-    describe((result,), [], tensors)
-    return tensors
 
 
 def _is_big(args: tuple[Any, ...]) -> bool:

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_flops import foresight, trace
+from pytest_flops.calls import Call
 from pytest_flops.foresight import foresee
-from pytest_flops.memo import New, Same, describe
+from pytest_flops.memo import New, Same
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch's test suite uses what torch deprecates
@@ -31,9 +32,8 @@ class Compare(TorchDispatchMode):
         self.wrong: list[tuple[Any, ...]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        tensors: list[Tensor] = []
-        describe((*args, *(kwargs or {}).values()), [], tensors)
-        told = foresee(func, args, kwargs or {}, tensors)
+        call = Call.of(func, args, kwargs or {})
+        told, tensors = foresee(call), call.tensors
         result = func(*args, **(kwargs or {}))
         if told is not None:
             self.foreseen[func._schema.name] += 1
