@@ -11,13 +11,17 @@ from typing import Any, NoReturn, TypeVar
 
 import pytest
 
-from pytest_flops.baseline import METRICS, Baseline, Place, load, save, snapshot
-from pytest_flops.budget import Budget, Verdict, compare
+from pytest_flops.baseline import METRICS, Baseline, snapshot
+from pytest_flops.budget import Budget
 from pytest_flops.errors import BaselineError, FlopsError
+from pytest_flops.failure import failure_text
 from pytest_flops.paths import baseline_path, shown_path
 from pytest_flops.report import Report
 from pytest_flops.session import Note, Options, Outcome
-from pytest_flops.table import UNITS, delta, failure_text, node_digest, node_table, plural
+from pytest_flops.store import Place, load, save
+from pytest_flops.table import node_digest, node_table
+from pytest_flops.verdict import Verdict, compare
+from pytest_flops.wording import UNITS, delta, plural
 
 T = TypeVar("T")
 
@@ -157,7 +161,8 @@ def accepts(attempt: Attempt, was: Baseline | None, now: Baseline) -> bool:
 def fail(attempt: Attempt, name: str, report: Report, verdict: Verdict) -> NoReturn:
     """Fail the test with the reason, and the node table as a section of its own."""
     __tracebackhide__ = True
-    table = node_table(report) if attempt.verbose else node_digest(report, verdict)
+    peaks = verdict.breaks_peak_memory
+    table = node_table(report, peaks=peaks) if attempt.verbose else node_digest(report, verdict)
     attempt.sections.append((f"flops: nodes of {name}", table))
     text = failure_text(
         name,

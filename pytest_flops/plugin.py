@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from pytest_flops.fixture import Attempt, Flops
 
 _MARKER = (
-    "flops_budget(flops=None, macs=None, params=None, modules=None, rtol=0, train=False, backward=False, "
-    'unsupported="error", baseline=True): what the models that a test hands to the `flops` fixture may cost. '
-    'Ceilings are counts such as 8_300_000_000 or "8.3G"; modules={"layer*.0": "900M"} caps the FLOPs of '
-    "modules by glob; rtol is the growth over the baseline that passes."
+    "flops_budget(flops=None, macs=None, params=None, peak_memory=None, modules=None, rtol=0, train=False, "
+    'backward=False, unsupported="error", baseline=True): what the models that a test hands to the `flops` '
+    'fixture may cost. Ceilings are counts such as 8_300_000_000 or "8.3G", sizes such as "400MiB"; '
+    'modules={"layer*.0": "900M"} caps the FLOPs of modules by glob; rtol is the growth over the baseline '
+    "that passes."
 )
 
 _OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
@@ -91,7 +92,7 @@ def _read_options(config: pytest.Config) -> Options:
     if update is not None and update not in _UPDATES:
         raise pytest.UsageError(f"flops_update = {update}: not valid. Give new, changed or all.")
     if rtol != "0":
-        from pytest_flops.budget import parse_rtol
+        from pytest_flops.units import parse_rtol
 
         try:
             rtol = parse_rtol(rtol, "flops_rtol")

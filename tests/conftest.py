@@ -60,9 +60,9 @@ def make_report(**changes: Any) -> Report:
         "params": 50,
         "nodes": (
             Node("x", "placeholder", "x", "", "Net", 0, 0),
-            Node("body_up", "call_module", "body.up", "body.up", "Linear", 40, 20),
-            Node("body_down", "call_module", "body.down", "body.down", "Linear", 60, 30),
-            Node("add", "call_function", "<built-in function add>", "body", "Body", 6, 0),
+            Node("body_up", "call_module", "body.up", "body.up", "Linear", 40, 20, peak_memory=1600),
+            Node("body_down", "call_module", "body.down", "body.down", "Linear", 60, 30, peak_memory=2048),
+            Node("add", "call_function", "<built-in function add>", "body", "Body", 6, 0, peak_memory=1000),
             Node("output", "output", "output", "", "Net", 0, 0),
         ),
         "module_types": {
@@ -84,6 +84,14 @@ def with_costs(report: Report, costs: Mapping[str, int]) -> Report:
     from dataclasses import replace
 
     nodes = tuple(replace(node, flops=costs.get(node.name, node.flops)) for node in report.nodes)
+    return replace(report, nodes=nodes)
+
+
+def with_peaks(report: Report, peaks: Mapping[str, int]) -> Report:
+    """Return the report with another peak memory at the named nodes."""
+    from dataclasses import replace
+
+    nodes = tuple(replace(node, peak_memory=peaks.get(node.name, node.peak_memory)) for node in report.nodes)
     return replace(report, nodes=nodes)
 
 

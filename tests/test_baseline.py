@@ -13,18 +13,11 @@ import pytest
 from conftest import make_report, with_costs
 
 from pytest_flops import paths
-from pytest_flops.baseline import (
-    Function,
-    Place,
-    load,
-    owner,
-    parts_of,
-    save,
-    snapshot,
-)
+from pytest_flops.baseline import Function, parts_of, snapshot
 from pytest_flops.errors import BaselineError
 from pytest_flops.paths import baseline_path, portable
 from pytest_flops.report import Node
+from pytest_flops.store import Place, load, owner, save
 
 TEST = "test_net.py::test_net"
 RESTORE = "Restore it from version control, or delete it and run the test with --flops-update."
@@ -48,7 +41,7 @@ def test_file_is_written_for_people_and_diffs(place):
         place.path.read_bytes().decode()
         == """\
 {
-  "format": 1,
+  "format": 2,
   "models": {
     "Net": {
       "formulas": 1,
@@ -69,7 +62,8 @@ def test_file_is_written_for_people_and_diffs(place):
       "totals": {
         "flops": 106,
         "macs": 50,
-        "params": 50
+        "params": 50,
+        "peak_memory": 2048
       }
     }
   },
@@ -233,18 +227,24 @@ def refusal(place: Place) -> str:
             "is not valid JSON (line 1, column 2: Expecting property name enclosed in double quotes). "
             + RESTORE,
         ),
-        (b'{\n "format": 1,', f"ends too early, in line 2. {RESTORE}"),
-        (b'{"format": 1, "te', f"ends too early, in line 1. {RESTORE}"),
+        (b'{\n "format": 2,', f"ends too early, in line 2. {RESTORE}"),
+        (b'{"format": 2, "te', f"ends too early, in line 1. {RESTORE}"),
         (b"[" * 100_000, f"is not valid JSON. {RESTORE}"),
         (b'{"format": ' + b"1" * 5000 + b"}", f"is not valid JSON. {RESTORE}"),
         (b"[]", f"is not a baseline: a JSON object belongs there. {RESTORE}"),
-        (b"{}", f"does not say that it has format 1. {RESTORE}"),
-        (b'{"format": true}', f"does not say that it has format 1. {RESTORE}"),
-        (b'{"format": 2}', "has format 2; this version of pytest-flops reads 1. Upgrade pytest-flops."),
-        (b'{"format": 1, "format": 1}', f'has the key "format" twice. {RESTORE}'),
+        (b"{}", f"does not say that it has format 2. {RESTORE}"),
+        (b'{"format": true}', f"does not say that it has format 2. {RESTORE}"),
+        (b'{"format": 3}', "has format 3; this version of pytest-flops reads 2. Upgrade pytest-flops."),
+        (
+            b'{"format": 1}',
+            "has format 1; this version of pytest-flops reads 2. "
+            "Delete it and run the test with --flops-update.",
+        ),
+        (b'{"format": 0}', f"does not say that it has format 2. {RESTORE}"),
+        (b'{"format": 2, "format": 2}', f'has the key "format" twice. {RESTORE}'),
         (b'{"format": NaN}', f"holds NaN where an integer belongs. {RESTORE}"),
         (
-            b'{\n<<<<<<< HEAD\n "format": 1\n=======\n "format": 1\n>>>>>>> other\n}',
+            b'{\n<<<<<<< HEAD\n "format": 2\n=======\n "format": 2\n>>>>>>> other\n}',
             "has a merge conflict in line 2. "
             "Keep either side of the whole file (git checkout --ours or --theirs), "
             "then run the test with --flops-update.",
@@ -298,7 +298,11 @@ def spoil(data: dict[str, Any], keys: str, value: Any) -> None:
         ("models", [], "has [] at models, where an object belongs."),
         ("notes", "hi", 'has the unknown key "notes".'),
         ("models/Net/totals/watts", 3, 'has the unknown key "models.Net.totals.watts".'),
-        ("models/Net/totals", {"flops": 106, "macs": 50}, 'lacks "models.Net.totals.params".'),
+        (
+            "models/Net/totals",
+            {"flops": 106, "macs": 50, "params": 1},
+            'lacks "models.Net.totals.peak_memory".',
+        ),
         (
             "models/Net/totals/flops",
             107,

@@ -44,10 +44,11 @@ def test_workflow_create_pass_grow_fail_accept_pass(pytester, run_inside):
     missing = run_inside(COUNT)
     missing.assert_outcomes(failed=1)
     assert shown(missing, "Net: no baseline", "----") == (
-        "Net: no baseline in flops_baselines/test_it/test_net.json; now 192 FLOPs, 96 MACs, 62 params\n\n"
+        "Net: no baseline in flops_baselines/test_it/test_net.json; now 192 FLOPs, 96 MACs, 62 params, "
+        "0 bytes of peak memory\n\n"
         "Accept it: pytest test_it.py::test_net --flops-update"
     ).replace("/", os.sep)
-    assert "Net (eval): 192 FLOPs, 96 MACs, 62 params" in missing.outlines
+    assert "Net (eval): 192 FLOPs, 96 MACs, 62 params, 0 bytes of peak memory" in missing.outlines
     assert files(pytester) == {}
 
     created = run_inside(None, "--flops-update", "test_it.py")
@@ -256,7 +257,7 @@ def test_wrong_marker_is_a_collection_error(run_inside):
     result.assert_outcomes(errors=1)
     assert (
         "test_it.py::test_net: flops_budget does not know 'flop'. "
-        "Valid: flops, macs, params, modules, rtol, train, "
+        "Valid: flops, macs, params, peak_memory, modules, rtol, train, "
         "backward, unsupported, baseline."
     ) in result.outlines
     result.stdout.no_fnmatch_line("*Traceback*")

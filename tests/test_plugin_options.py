@@ -98,6 +98,7 @@ def test_totals_reach_junit(pytester, run_inside):
         ("flops:b:flops", "48"),
         ("flops:b:macs", "24"),
         ("flops:b:params", "17"),
+        ("flops:b:peak_memory", "0"),
     ]
 
 
@@ -118,7 +119,7 @@ def test_net(flops):
     assert "first time" not in saved.read_text()
     *_, last = ElementTree.parse(Path("out.xml")).findall(".//testcase")
     names = [found.get("name") for found in last.findall("properties/property")]
-    assert names == ["flops:Block:flops", "flops:Block:macs", "flops:Block:params"]
+    assert names == [f"flops:Block:{metric}" for metric in ("flops", "macs", "params", "peak_memory")]
 
 
 def test_last_failed_reruns_the_broken_budget(pytester, net):

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-ROOMS = ["errors", "report", "paths", "baseline", "budget", "table"]
-ROOMS += ["session", "evidence", "summary", "fixture", "plugin"]
+ROOMS = ["errors", "report", "paths", "measured", "units", "wording", "baseline", "store"]
+ROOMS += ["budget", "verdict", "table", "failure", "session", "evidence", "summary", "fixture", "plugin"]
 HEAVY = ("torch", "tabulate", "numpy")
 
 

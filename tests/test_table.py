@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import make_report, with_costs
+from conftest import make_report, with_costs, with_peaks
 
 from pytest_flops.baseline import snapshot
-from pytest_flops.budget import budget_from, compare
+from pytest_flops.budget import budget_from
+from pytest_flops.failure import failure_text
 from pytest_flops.report import Node
-from pytest_flops.table import delta, failure_text, node_digest, percent
+from pytest_flops.table import node_digest, node_table
+from pytest_flops.verdict import compare
+from pytest_flops.wording import amount, delta, figure, percent, size
 
 ACCEPT = "pytest test_net.py::test_net --flops-update"
 
@@ -48,6 +51,29 @@ def test_percent(was, now, shown):
     assert percent(was, now) == shown
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0 bytes"),
+        (1023, "1,023 bytes"),
+        (1024, "1.00 KiB"),
+        (2**20 - 1, "1,024.00 KiB"),
+        (12_845_056, "12.25 MiB"),
+        (5 * 2**30, "5.00 GiB"),
+        (3 * 2**50, "3,072.00 TiB"),
+    ],
+)
+def test_size(value, shown):
+    assert size(value) == shown
+
+
+def test_bytes_come_exact_and_in_a_unit_for_people():
+    assert amount("peak_memory", 12_845_056) == "12,845,056 bytes (12.25 MiB) of peak memory"
+    assert amount("peak_memory", 400) == "400 bytes of peak memory"
+    assert figure("peak_memory", 12_845_056) == "12,845,056 (12.25 MiB)"
+    assert (amount("flops", 4096), figure("flops", 4096)) == ("4,096 FLOPs", "4,096")
+
+
 def test_delta_has_thousands_separators():
     assert delta(1_000_000, 2_000_000) == "+1,000,000 (+100.00%)"
 
@@ -66,7 +92,7 @@ add          call_function  <built-in function add>  Body                       
 output       output         output                   Net                          0       0
 ===========  =============  =======================  =====================  =======  ======
 
-Net (eval): 106 FLOPs, 50 MACs, 50 params"""
+Net (eval): 106 FLOPs, 50 MACs, 50 params, 2.00 KiB of peak memory"""
     )
 
 
@@ -75,7 +101,7 @@ def test_node_table_says_what_to_doubt():
         executed="real", reason="nonzero has no shape", unsupported={"aten::odd": 2, "aten::x": 1}
     )
     assert report.table().splitlines()[-3:] == [
-        "Net (eval): 106 FLOPs, 50 MACs, 50 params",
+        "Net (eval): 106 FLOPs, 50 MACs, 50 params, 2.00 KiB of peak memory",
         "Ran on real tensors: nonzero has no shape",
         "Too low: no formula for aten::odd (2 calls), aten::x (1 call)",
     ]
@@ -208,7 +234,7 @@ def test_glob_on_a_model_without_modules():
 
 def test_missing_baseline():
     assert text(make_report(), missing=True) == (
-        "Net: no baseline in net.json; now 106 FLOPs, 50 MACs, 50 params\n\n"
+        "Net: no baseline in net.json; now 106 FLOPs, 50 MACs, 50 params, 2.00 KiB of peak memory\n\n"
         "Accept it: pytest test_net.py::test_net --flops-update"
     )
 
@@ -257,3 +283,59 @@ def test_new_and_gone_functions_name_their_nodes():
         "mul         (model)  mul_0 ... mul_4 (5)           0     10  +10 (new)",
         "add         body                                   6      0  -6 (gone)",
     ]
+
+
+# Peak memory ------------------------------------------------------------------------------------------------
+
+ROOT_LEAF = Node("net", "call_module", "", "", "Linear", 0, 0, peak_memory=8)
+
+
+def test_grown_peak_names_the_step_and_ranks_the_modules():
+    first, rest = text(with_peaks(make_report(), {"body_down": 4096, "add": 6144})).split("\n", 1)
+    assert first == (
+        "Net: at most 2,048 bytes (2.00 KiB) of peak memory (baseline), now 6,144 (6.00 KiB): "
+        "+4,096 (+200.00%), at add in body"
+    )
+    assert (
+        rest
+        == """
+module     type    peak at      bytes alive
+---------  ------  ---------  -------------  --------
+body       Body    add                6,144  6.00 KiB
+body.down  Linear  body_down          4,096  4.00 KiB
+body.up    Linear  body_up            1,600  1.56 KiB
+
+Accept it: pytest test_net.py::test_net --flops-update"""
+    )
+
+
+def test_peak_over_its_ceiling_names_a_leaf_by_its_path():
+    assert text(make_report(), peak_memory="1.5KiB").splitlines()[0] == (
+        "Net: at most 1,536 bytes (1.50 KiB) of peak memory (flops_budget peak_memory), "
+        "now 2,048 (2.00 KiB): +512 (+33.33%), at body.down"
+    )
+
+
+def test_peak_of_a_model_that_is_one_leaf():
+    alone = make_report(nodes=(ROOT_LEAF,), module_types={"": "Linear"})
+    assert text(alone, alone, peak_memory=7).startswith(
+        "Net: at most 7 bytes of peak memory (flops_budget peak_memory), now 8: +1 (+14.29%), at (model)\n"
+    )
+
+
+def test_nodes_show_their_peaks_only_where_the_peak_is_what_failed():
+    now = with_peaks(many(40), {"n2": 5000})
+    verdict = compare(now, snapshot(many(40)), budget_from([]))
+    lines = node_digest(now, verdict).splitlines()
+    assert lines[1].split()[-3:] == ["flops", "macs", "peak_memory"]
+    assert [line.split()[-1] for line in lines if line.startswith("n2 ")] == ["5,000"]
+    assert "peak_memory" not in now.table()
+    assert "peak_memory" in node_table(now, peaks=True)
+
+
+def test_long_list_of_peaks_is_cut_unless_full():
+    now = with_peaks(many(30), {f"n{i}": 100 + i for i in range(30)})
+    lines = text(now, many(30)).splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("n")] == [f"n{i}" for i in range(29, 19, -1)]
+    assert "... and 20 more modules; -vv shows all." in lines
+    assert "more modules" not in text(now, many(30), full=True)
