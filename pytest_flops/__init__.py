@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_flops.cuda_memory import measure_cuda_memory
     from pytest_flops.errors import (
         BaselineError,
         BudgetError,
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
         TraceError,
     )
     from pytest_flops.formulas import Cost, register_flop_formula
-    from pytest_flops.propagation import Measurement, propagate
+    from pytest_flops.latency import measure_latency
+    from pytest_flops.measured import Latency
+    from pytest_flops.propagation import Measurement, Measurements, propagate
     from pytest_flops.report import Node, Report
     from pytest_flops.torch_flops import TorchFLOPsByFX
     from pytest_flops.tracer import trace
@@ -29,12 +32,16 @@ __all__ = [
     "Cost",
     "FlopsError",
     "FormulaError",
+    "Latency",
     "Measurement",
     "MeasurementError",
+    "Measurements",
     "Node",
     "Report",
     "TorchFLOPsByFX",
     "TraceError",
+    "measure_cuda_memory",
+    "measure_latency",
     "propagate",
     "register_flop_formula",
     "trace",
@@ -46,12 +53,16 @@ _ROOMS = {
     "Cost": "formulas",
     "FlopsError": "errors",
     "FormulaError": "errors",
+    "Latency": "measured",
     "Measurement": "propagation",
     "MeasurementError": "errors",
+    "Measurements": "propagation",
     "Node": "report",
     "Report": "report",
     "TorchFLOPsByFX": "torch_flops",
     "TraceError": "errors",
+    "measure_cuda_memory": "cuda_memory",
+    "measure_latency": "latency",
     "propagate": "propagation",
     "register_flop_formula": "formulas",
     "trace": "tracer",

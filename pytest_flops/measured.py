@@ -13,9 +13,10 @@ class Latency:
     """How long one forward pass takes, by itself and against a fixed reference workload run in turn with it.
 
     `ratio` is the median over the pairs of (a run of the model / the runs of the reference around it): what
-    budgets compare. `median_ms` is the median time of one forward pass, `spread` the interquartile range of
-    the ratios as a fraction of their median, `samples` the number of pairs. `reference` is the version of the
-    workload: ratios to different ones do not compare.
+    budgets compare. `median_ms` is the median time of one forward pass, without the time that it waited for a
+    core (see `latency`), `spread` the interquartile range of the ratios as a fraction of their median,
+    `samples` the number of pairs. `reference` is the version of the workload: ratios to different ones do not
+    compare.
     """
 
     ratio: float

@@ -12,26 +12,25 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 # Private, for want of a public way to let a leaf run without the mode that recorded its call.
 from torch.overrides import _get_current_function_mode_stack
-from torch.utils._pytree import tree_leaves
 
 from pytest_flops.errors import MeasurementError
 from pytest_flops.nodes import Recorder, Step, recording
-from pytest_flops.preserve import untouched
 from pytest_flops.report import Node
+from pytest_flops.running import Ready, first_line, is_device_failure, is_out_of_memory
 from pytest_flops.shapes import Sink
-from pytest_flops.subject import Inputs, Subject
-from pytest_flops.tracer import Mode, Run, traced
+from pytest_flops.subject import Subject
+from pytest_flops.table import MeasuredRow, measurement_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,39 @@ class Measurement:
             return None
         return self.memory_after_bytes - self.memory_before_bytes
 
+    @property
+    def row(self) -> MeasuredRow:
+        """The values under `table.MEASURED_COLUMNS`."""
+        node, before, after = self.node, self.memory_before_bytes, self.memory_after_bytes
+        return (
+            *(node.name, node.op, node.target, node.module_type, node.flops),
+            *(self.time_ms, before, after, self.memory_delta_bytes),
+        )
+
+
+class Measurements(tuple[Measurement, ...]):
+    """What each step of a forward pass took, in the order in which they ran."""
+
+    __slots__ = ()
+
+    @property
+    def time_ms(self) -> float:
+        """The sum of the steps' times."""
+        return math.fsum(measured.time_ms or 0.0 for measured in self)
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """The most memory allocated on the CUDA device during any step; None on the CPU."""
+        return max((m.memory_peak_bytes for m in self if m.memory_peak_bytes is not None), default=None)
+
+    def table(self) -> str:
+        """Return a row for each node, with the columns of torch_flops, and the totals."""
+        flops = sum(measured.node.flops for measured in self)
+        totals = [f"{flops:,} FLOPs", f"{self.time_ms:.3f} ms"]
+        if self.peak_memory_bytes is not None:
+            totals.append(f"peak memory {self.peak_memory_bytes:,} B")
+        return f"{measurement_table([measured.row for measured in self])}\n\nTotal: {', '.join(totals)}"
+
 
 def propagate(
     model: Callable[..., Any],
@@ -63,7 +95,7 @@ def propagate(
     kwargs: Mapping[str, Any] | None = None,
     *,
     warmup: int = 1,
-) -> tuple[Measurement, ...]:
+) -> Measurements:
     """Run a model on real tensors, on its own device, and return what each step took.
 
     The arguments are those of `trace`; inputs are copied to the model's device. The model runs in eval mode
@@ -73,45 +105,12 @@ def propagate(
     Raises `MeasurementError` where the model is on meta or on several devices, runs out of memory or takes
     other steps than on shapes alone; `TraceError` for what cannot be counted; and whatever the model raises.
     """
-    subject = Subject.of(model)
-    inputs = Inputs.of(args, kwargs or {})
-    device = _device(subject, inputs)
-    run, _ = traced(subject, inputs, Mode(), "auto")
-    with _put_back([*subject.buffers, *filter(run.wrote, subject.parameters)]):
+    ready = Ready.of(model, args, kwargs)
+    with ready.contents_kept():
         for _ in range(warmup):
-            _pass(subject, inputs, device, run)
-        stopwatch = _pass(subject, inputs, device, run)
-    return tuple(_measurements(subject, run.recorder, stopwatch))
-
-
-def _device(subject: Subject, inputs: Inputs) -> torch.device:
-    """Return the one device that the model lives on; that of its inputs where it has no tensors."""
-    own = {tensor.device for tensor in [*subject.parameters, *subject.buffers]}
-    given = {
-        leaf.device for leaf in tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(leaf, Tensor)
-    }
-    devices = own or given or {torch.device("cpu")}
-    if len(devices) > 1:
-        names = ", ".join(sorted(map(str, devices)))
-        raise MeasurementError(
-            f"Cannot measure {subject.name}: it is spread over {names}. Move it to one device."
-        )
-    device = devices.pop()
-    if device.type not in ("cpu", "cuda"):
-        raise MeasurementError(f"Cannot measure {subject.name}: it is on {device}. Move it to cpu or cuda.")
-    return device
-
-
-@contextmanager
-def _put_back(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Restore the contents of tensors at the end of the block."""
-    saved = [(tensor, tensor.detach().clone()) for tensor in tensors]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, contents in saved:
-                tensor.copy_(contents)
+            timed_pass(ready)
+        stopwatch = timed_pass(ready)
+    return Measurements(_measurements(ready.subject, ready.run.recorder, stopwatch))
 
 
 # Reading clock and allocator --------------------------------------------------------------------------------
@@ -200,7 +199,7 @@ class _Open:
         """Values may leave PyTorch while time is taken."""
 
 
-class _Stopwatch(Recorder):
+class Stopwatch(Recorder):
     """Record the steps of one forward pass with a reading before and after each."""
 
     def __init__(self, root_type: str, probe: Probe) -> None:
@@ -236,51 +235,67 @@ class _Stopwatch(Recorder):
             self.__enter__()
 
 
-def _pass(subject: Subject, inputs: Inputs, device: torch.device, run: Run) -> _Stopwatch:
-    """Run the model once as it is, with a stopwatch on each step."""
-    args, kwargs = inputs.fresh(lambda tensor: tensor.detach().to(device, copy=True))
-    stopwatch = _Stopwatch(run.recorder.root_type, probe := probe_for(device))
-    for name in inputs.named(subject.signature):
+def timed_pass(ready: Ready) -> Stopwatch:
+    """Run the model once, with a stopwatch on each step.
+
+    Raises `MeasurementError` where it runs out of memory, naming the node.
+    """
+    args, kwargs = ready.fresh_inputs()
+    stopwatch = Stopwatch(ready.run.recorder.root_type, probe := probe_for(ready.device))
+    for name in ready.inputs.named(ready.subject.signature):
         stopwatch.mark("placeholder", name)
     try:
-        with _surroundings(subject, run, stopwatch):
+        with _recorded(ready, stopwatch):
             probe.wait()
-            subject.call(*args, **kwargs)
+            ready.subject.call(*args, **kwargs)
             probe.wait()
     except (MemoryError, RuntimeError) as err:
-        if not _is_out_of_memory(err):
+        if not is_out_of_memory(err):
             raise
+        place = _place(ready.run.recorder, stopwatch)
         raise MeasurementError(
-            f"{subject.name} ran out of memory on {device}, {_place(run.recorder, stopwatch)}: "
-            f"{str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__}"
+            f"{ready.subject.name} ran out of memory on {ready.device}, {place}: {first_line(err)}"
         ) from err
     stopwatch.mark("output", "output")
     return stopwatch
 
 
 @contextmanager
-def _surroundings(subject: Subject, run: Run, stopwatch: _Stopwatch) -> Iterator[None]:
+def _recorded(ready: Ready, stopwatch: Stopwatch) -> Iterator[None]:
     with ExitStack() as stack:
-        stack.enter_context(untouched(subject.modules.values()))
-        if subject.root is not None and any(module.training for module in subject.modules.values()):
-            subject.root.eval()
-        stack.enter_context(torch.inference_mode(run.inference))
-        stack.enter_context(torch.set_grad_enabled(not run.inference))
+        stack.enter_context(ready.surroundings())
         if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(recording(stopwatch, _Open(), subject.modules))
+        stack.enter_context(recording(stopwatch, _Open(), ready.subject.modules))
         yield
 
 
-def _is_out_of_memory(err: Exception) -> bool:
-    """Tell whether an allocator failed; the CPU's raises a plain RuntimeError."""
-    return isinstance(err, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(err)
+@contextmanager
+def failures_explained(ready: Ready) -> Iterator[None]:
+    """Raise a `MeasurementError` for what allocators and devices raise while a model is measured.
+
+    Where memory ran out, the model runs once more with its steps recorded, to name the node.
+    """
+    name, device = ready.subject.name, ready.device
+    try:
+        yield
+    except (MemoryError, RuntimeError) as err:
+        if is_out_of_memory(err):
+            traceback.clear_frames(err.__traceback__)  # they hold the tensors that filled the memory
+            with ready.contents_kept():
+                timed_pass(ready)
+            raise MeasurementError(f"{name} ran out of memory on {device}: {first_line(err)}") from err
+        if is_device_failure(err):
+            raise MeasurementError(
+                f"{device} failed while {name} was measured: {first_line(err)}. Check it and run again."
+            ) from err
+        raise
 
 
 # Matching with the trace ------------------------------------------------------------------------------------
 
 
-def _measurements(subject: Subject, counted: Recorder, timed: _Stopwatch) -> Iterator[Measurement]:
+def _measurements(subject: Subject, counted: Recorder, timed: Stopwatch) -> Iterator[Measurement]:
     """Yield the nodes of the counted run with what the timed run read at the same steps."""
     positions = _visible(counted)
     _require_same_steps(subject, [counted.steps[position] for position in positions], timed.steps)

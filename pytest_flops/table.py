@@ -9,6 +9,19 @@ from pytest_flops.report import Node, Report, base_name
 from pytest_flops.verdict import Change, Verdict
 from pytest_flops.wording import calls, costs, delta, place_name, plural, size
 
+MEASURED_COLUMNS = (
+    "node_name",
+    "node_op",
+    "op_target",
+    "nn_module_stack[-1]",
+    "flops",
+    "time(ms)",
+    "mem_before_op",
+    "mem_after_op",
+    "mem_delta",
+)
+MeasuredRow = Sequence[str | int | float | None]
+
 _CHANGED_ROWS = 10
 _DIGEST_ROWS = 24
 _NODE_COLUMNS: tuple[str, ...] = ("node_name", "node_op", "op_target", "nn_module_stack[-1]", "flops", "macs")
@@ -56,6 +69,21 @@ def _node_rows(nodes: Sequence[Node], peaks: bool) -> str:
         columns, align = (*columns, "peak_memory"), align + "r"
         rows = [(*row, f"{node.peak_memory:,}") for row, node in zip(rows, nodes, strict=True)]
     return _table(rows, columns, align, "rst")
+
+
+def measurement_table(rows: Sequence[MeasuredRow], headers: Sequence[str] = MEASURED_COLUMNS) -> str:
+    """Return rows of measured nodes, times in ms and memory in bytes; what is None stays empty."""
+    from tabulate import tabulate
+
+    return tabulate(
+        rows,
+        headers,
+        tablefmt="rst",
+        intfmt=["", "", "", "", ",", "", ",", ",", "+,"],
+        floatfmt=".3f",
+        missingval="",
+        disable_numparse=[0, 1, 2, 3],
+    )
 
 
 def _totals(report: Report) -> Iterator[str]:

@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tabulate import tabulate
 from torch import Tensor, fx, nn
 from torch.overrides import handle_torch_function
 
@@ -36,22 +35,13 @@ from pytest_flops.errors import FlopsError, MeasurementError, TraceError
 from pytest_flops.preserve import untouched
 from pytest_flops.propagation import Measurement, propagate
 from pytest_flops.report import Report, base_name
+from pytest_flops.table import MEASURED_COLUMNS as COLUMNS
+from pytest_flops.table import measurement_table
 from pytest_flops.tracer import trace
 
 MemoryFunction = Literal["memory_allocated", "max_memory_allocated"]
 Row = list[str | int | float | None]
 
-COLUMNS = (
-    "node_name",
-    "node_op",
-    "op_target",
-    "nn_module_stack[-1]",
-    "flops",
-    "time(ms)",
-    "mem_before_op",
-    "mem_after_op",
-    "mem_delta",
-)
 IGNORED = "ignored"
 
 
@@ -127,7 +117,7 @@ class TorchFLOPsByFX:
     def print_result_table(self, show: bool = True) -> list[Row]:
         """Print the table of nodes; return its rows. Empty before `propagate`."""
         if show:
-            print(_tabulated(self.result_table, self.result_header))
+            print(measurement_table(self.result_table, self.result_header))
         return self.result_table
 
     def print_total_flops(self, show: bool = True) -> int:
@@ -236,18 +226,6 @@ def _shown(target: Any) -> str:
         if address in text:
             return f"{text.partition(address)[0]}>"
     return text
-
-
-def _tabulated(rows: Sequence[Row], header: Sequence[str]) -> str:
-    return tabulate(
-        rows,
-        header,
-        tablefmt="rst",
-        intfmt=["", "", "", "", ",", "", ",", ",", "+,"],
-        floatfmt=".3f",
-        missingval="",
-        disable_numparse=[0, 1, 2, 3],
-    )
 
 
 # Running the graph ------------------------------------------------------------------------------------------

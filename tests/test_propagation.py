@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack, handle_torch_function, has_torch_function_unary
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from pytest_flops import Measurement, MeasurementError, propagate, propagation, trace
+from pytest_flops import Measurement, MeasurementError, Measurements, propagate, propagation, trace
 from pytest_flops.propagation import CudaProbe, Reading
 
 X = torch.randn(3, 5)
@@ -203,7 +203,7 @@ class Script:
         return after.clock - before.clock
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, *readings: Reading) -> tuple[Measurement, ...]:
+def scripted(monkeypatch: pytest.MonkeyPatch, *readings: Reading) -> Measurements:
     monkeypatch.setattr(propagation, "probe_for", lambda device: Script(*readings))
     return propagate(Calls(lambda model, x: model.lin(x) + x.size(0)), X, warmup=0)
 
@@ -226,6 +226,33 @@ def test_readings_reach_the_node_they_were_taken_around(monkeypatch):
         ("output", None, None, None, None),
     ]
     assert [m.memory_delta_bytes for m in measurements] == [None, 40, -10, None]
+
+
+def test_the_table_has_the_columns_of_the_seed_and_totals(monkeypatch):
+    measurements = scripted(
+        monkeypatch,
+        *(Reading(0.0, 100, 100), Reading(2.5, 5140, 5190)),  # lin
+        *(Reading(3.0, 5140, 5140), Reading(3.5, 5140, 5140)),  # size: idle, no node
+        *(Reading(4.0, 5140, 5140), Reading(5.0, 130, 5160)),  # add
+    )
+    header, *rows, empty, totals = measurements.table().splitlines()[1:]
+    columns = "node_name node_op op_target nn_module_stack[-1] flops time(ms) mem_before_op mem_after_op"
+    assert header.split() == [*columns.split(), "mem_delta"]
+    assert [" ".join(row.split()) for row in rows[1:-1]] == [
+        "inputs placeholder inputs Calls 0",
+        "lin call_module lin Linear 150 2.500 100 5,140 +5,040",
+        "add call_function <built-in function add> Calls 15 1.000 5,140 130 -5,010",
+        "output output output Calls 0",
+    ]
+    assert (empty, totals) == ("", "Total: 165 FLOPs, 3.500 ms, peak memory 5,190 B")
+    assert (measurements.time_ms, measurements.peak_memory_bytes) == (3.5, 5190)
+
+
+def test_the_table_leaves_out_the_memory_that_nobody_knows(monkeypatch):
+    measurements = scripted(monkeypatch, *(Reading(0.0), Reading(1.0)) * 3)
+    assert measurements.table().splitlines()[-1] == "Total: 165 FLOPs, 2.000 ms"
+    assert "None" not in measurements.table()
+    assert measurements.peak_memory_bytes is None
 
 
 @pytest.mark.parametrize(("clock", "said"), [(float("nan"), "nan"), (float("inf"), "inf"), (-1.0, "-1.0")])

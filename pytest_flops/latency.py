@@ -1,0 +1,370 @@
+"""`measure_latency`: how long a forward pass takes, steady enough on a busy machine to be a budget.
+
+Milliseconds by themselves are not. With other processes on the cores the median of a ResNet-18 forward pass
+moves by a factor of 3: they take the core away, and while they run on the next one they slow this one down
+(shared caches, memory, execution units, clock). So three things are done about it:
+
+1. Time in which this thread was ready to run and waited for a core is taken off, where Linux keeps account
+   of it and the work is done by one thread. All other time counts: arithmetic, Python, sleep, locks, disks.
+2. The model runs in turn with a fixed reference workload, on the same device and threads, and each of its
+   times is divided by the mean of the reference's before and after it: what slows both cancels.
+3. What remains is chance, which does not strike the same way several times: the result is a median, a
+   baseline the middle one of three measurements, and slower is only what two of three call slower.
+
+`tests/benchmarks/bench_latency.py` shows what comes of it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise, repeat
+from time import perf_counter, perf_counter_ns
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
+
+from pytest_flops.errors import MeasurementError
+from pytest_flops.measured import Latency
+from pytest_flops.propagation import failures_explained
+from pytest_flops.running import Ready
+from pytest_flops.table import plural
+
+REFERENCE_VERSION = 1
+"""Which workload `reference_on` returns. A change of its work raises it: older ratios do not compare then."""
+
+_BLOCK_NS = 5_000_000
+_MOST_RUNS = 100_000
+_REFERENCE_SHARE = 0.25
+_PAIRING_S = 2.0
+_LEAST_PAIRS = 7
+_MOST_PAIRS = 300
+
+
+def measure_latency(
+    model: Callable[..., Any],
+    args: Any = (),
+    kwargs: Any = None,
+    *,
+    threads: int | None = 1,
+    time_limit: float = 60.0,
+    train: bool = False,
+) -> Latency:
+    """Return how long one forward pass of a model takes, by itself and against the reference workload.
+
+    The arguments are those of `trace`; inputs are copied to the model's device, before the clock starts. A
+    compiled model runs compiled. The model is warmed up and left as it was found. On the CPU it runs on
+    `threads` intra-op threads, None for as many as there are set; the number is restored afterwards.
+    `time_limit` is for the whole measurement, in seconds: one takes about two, or nine forward passes.
+
+    Raises `MeasurementError` where the model is not on one CPU or CUDA device, takes too long for its time
+    limit, runs out of memory (naming the node), loses its device or where the clock is broken; `TraceError`
+    for what cannot be traced; and whatever the model raises.
+    """
+    _require_positive(threads, time_limit)
+    deadline = perf_counter() + time_limit
+    ready = Ready.of(model, args, kwargs, train=train)
+    with (
+        failures_explained(ready),
+        _intra_op_threads(ready.device, threads),
+        ready.contents_kept(),
+        ready.surroundings(),
+    ):
+        return summarised(_pairs(ready, deadline, time_limit))
+
+
+def typical(measure: Callable[[], Latency]) -> Latency:
+    """Return the middle one of three measurements, by ratio: what to keep as a baseline."""
+    return sorted((measure() for _ in range(3)), key=_by_ratio)[1]
+
+
+def is_slower(measure: Callable[[], Latency], baseline: Latency, rtol: float) -> tuple[bool, Latency]:
+    """Tell whether a model is slower than its baseline allows, and return the measurement that decided.
+
+    One measurement decides where its ratio is within `baseline.ratio * (1 + rtol)`. Where it is above, chance
+    may have been at work: then two of three decide.
+
+    Raises `MeasurementError` where the baseline was taken with another version of the reference workload.
+    """
+    limit = baseline.ratio * (1 + rtol)
+    slower: list[Latency] = []
+    for attempt in range(3):
+        latency = measure()
+        _require_same_reference(baseline, latency)
+        if latency.ratio > limit:
+            slower.append(latency)
+        elif attempt != 1:
+            return False, latency
+        if len(slower) == 2:
+            break
+    return True, min(slower, key=_by_ratio)
+
+
+def _by_ratio(latency: Latency) -> float:
+    return latency.ratio
+
+
+def _require_same_reference(baseline: Latency, latency: Latency) -> None:
+    if baseline.reference != latency.reference:
+        raise MeasurementError(
+            f"The baseline's latency is relative to version {baseline.reference} of the reference workload, "
+            f"this one to version {latency.reference}: they do not compare. Write the baseline anew."
+        )
+
+
+def _require_positive(threads: int | None, time_limit: float) -> None:
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise MeasurementError(f"threads={threads!r}: choose 1 or more, or None for as many as PyTorch uses.")
+    if not (math.isfinite(time_limit) and time_limit > 0):
+        raise MeasurementError(f"time_limit={time_limit!r}: choose a number of seconds above 0.")
+
+
+@contextmanager
+def _intra_op_threads(device: torch.device, threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if threads is not None and device.type == "cpu":
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# Clocks -----------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """Tells how much time has been spent, from any origin."""
+
+    def now_ns(self) -> float: ...
+
+
+class WallClock:
+    """Wall time, less the time in which this thread was ready to run and waited for a core.
+
+    Linux counts that per thread. Where it is not known, or where others do the work for this thread, all wall
+    time counts.
+    """
+
+    def __init__(self, *, alone: bool) -> None:
+        self._schedstat: int | None = None
+        if alone:
+            with suppress(OSError):
+                self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if self._schedstat is not None:
+            os.close(self._schedstat)
+
+    def now_ns(self) -> float:
+        while True:
+            waited = self._waited_ns()
+            now = perf_counter_ns() - waited
+            if self._waited_ns() == waited:  # else the core was taken away between the two readings
+                return now
+
+    def _waited_ns(self) -> int:
+        if self._schedstat is None:
+            return 0
+        return int(os.pread(self._schedstat, 96, 0).split()[1])
+
+
+class CudaClock:
+    """Wall time at which a CUDA device has done all work that it was given."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def now_ns(self) -> float:
+        torch.cuda.synchronize(self.device)
+        return perf_counter_ns()
+
+
+def clock_for(device: torch.device) -> Clock:
+    """Return the clock by which work on a device is timed."""
+    return CudaClock(device) if device.type == "cuda" else WallClock(alone=torch.get_num_threads() == 1)
+
+
+# The reference workload -------------------------------------------------------------------------------------
+
+
+class _Sizes(NamedTuple):
+    image: int
+    matrix: int
+    vector: int
+    layers: int
+
+
+_SIZES = {
+    "cpu": _Sizes(image=28, matrix=256, vector=2**20, layers=20),
+    "cuda": _Sizes(image=224, matrix=1024, vector=2**24, layers=10),
+}
+
+
+def reference_on(device: torch.device) -> Callable[[], None]:
+    """Return the reference workload: about 6 ms on one core of a server, of what models are made of.
+
+    About half of it is arithmetic and memory: two 3×3 convolutions of 64 channels, two matrix products, the
+    addition of vectors that a core's own cache does not hold. The other half is overhead: layers of all kinds
+    on next to no data. They are varied because it is the sheer amount of code that a busy neighbour slows: a
+    loop over one operator would hardly notice him. All is float32; on CUDA it is larger, to outweigh its
+    launches.
+    """
+    sizes = _SIZES[device.type]
+    options: dict[str, Any] = {"dtype": torch.float32, "device": device}
+    image = torch.full((1, 64, sizes.image, sizes.image), 0.5, **options)
+    kernel = torch.full((64, 64, 3, 3), 0.01, **options)
+    matrix = torch.full((sizes.matrix, sizes.matrix), 0.1, **options)
+    vector = torch.ones(sizes.vector, **options)
+    result = torch.empty_like(vector)
+    rows, layers = torch.ones(4, 8, **options), _small_layers(options)
+
+    def reference() -> None:
+        for _ in range(2):
+            F.conv2d(image, kernel, padding=1)
+            torch.mm(matrix, matrix)
+        torch.add(vector, 1.0, out=result)
+        for _ in range(sizes.layers):
+            y = layers(rows)
+            y = torch.cat([y, rows]).view(2, 4, 8).transpose(0, 1).reshape(4, 16)
+            y = torch.mm(y, y.t()).mean(0, keepdim=True)
+
+    return reference
+
+
+def _small_layers(options: dict[str, Any]) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(8, 8, **options),
+        nn.LayerNorm(8, **options),
+        nn.GELU(),
+        nn.Conv1d(4, 4, 3, padding=1, **options),
+        nn.ReLU(),
+        nn.Linear(8, 8, **options),
+        nn.Softmax(-1),
+    ).eval()
+
+
+# Pairs ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Times in ns: of one forward pass, and of one run of the reference before and after it."""
+
+    model: float
+    before: float
+    after: float
+
+    @property
+    def ratio(self) -> float:
+        return 2 * self.model / (self.before + self.after)
+
+
+def summarised(pairs: list[Pair]) -> Latency:
+    """Return what pairs say, at least two of them."""
+    low, ratio, high = statistics.quantiles([pair.ratio for pair in pairs], n=4, method="inclusive")
+    return Latency(
+        ratio=ratio,
+        median_ms=statistics.median(pair.model for pair in pairs) / 1e6,
+        spread=(high - low) / ratio,
+        samples=len(pairs),
+        reference=REFERENCE_VERSION,
+    )
+
+
+def _pairs(ready: Ready, deadline: float, time_limit: float) -> list[Pair]:
+    """Run the model and the reference in turn, each in blocks long enough for the clock.
+
+    torch.utils.benchmark.Timer would run each block's statement twice more to warm up: for a model of 70 ms,
+    where a block is one run, that is three times the cost.
+    """
+    clock, reference = clock_for(ready.device), reference_on(ready.device)
+
+    def run_model(times: int) -> float:
+        args, kwargs = ready.fresh_inputs()
+        return _elapsed(clock, times, lambda: ready.given(*args, **kwargs))
+
+    def run_reference(times: int) -> float:
+        return _elapsed(clock, times, reference)
+
+    _warm_up(ready, clock, deadline, time_limit)
+    runs, block_ns = _block(run_model, _MOST_RUNS if _is_reusable(ready) else 1, _BLOCK_NS)
+    _require_time(ready, block_ns, deadline, time_limit)
+    wanted = max(_BLOCK_NS / 2, _REFERENCE_SHARE * block_ns)
+    rounds, _ = _block(run_reference, _MOST_RUNS, wanted)
+
+    models: list[float] = []
+    references = [run_reference(rounds) / rounds]
+    end = min(perf_counter() + _PAIRING_S, deadline)
+    while len(models) < _LEAST_PAIRS or (len(models) < _MOST_PAIRS and perf_counter() < end):
+        models.append(run_model(runs) / runs)
+        references.append(run_reference(rounds) / rounds)
+        if len(models) < _LEAST_PAIRS and perf_counter() > deadline:
+            raise _too_slow(ready, models[-1], time_limit)
+    return [
+        Pair(model, before, after)
+        for model, (before, after) in zip(models, pairwise(references), strict=True)
+    ]
+
+
+def _elapsed(clock: Clock, times: int, run: Callable[[], Any]) -> float:
+    started = clock.now_ns()
+    for _ in repeat(None, times):
+        run()
+    elapsed = clock.now_ns() - started
+    if not (math.isfinite(elapsed) and elapsed > 0):
+        raise MeasurementError(
+            f"The clock says that {plural(times, 'run')} took {elapsed} ns: nothing was measured."
+        )
+    return elapsed
+
+
+def _warm_up(ready: Ready, clock: Clock, deadline: float, time_limit: float) -> None:
+    """Run the model once, uncounted: it may allocate, compile, choose algorithms."""
+    args, kwargs = ready.fresh_inputs()
+    started = clock.now_ns()
+    output = ready.given(*args, **kwargs)
+    if isinstance(output, Iterator):
+        raise MeasurementError(
+            f"Cannot measure {ready.subject.name}: it returns an iterator, whose work is not done yet. "
+            "Measure a function that runs it to its end."
+        )
+    elapsed = clock.now_ns() - started
+    if perf_counter() > deadline:
+        raise _too_slow(ready, elapsed, time_limit)
+
+
+def _is_reusable(ready: Ready) -> bool:
+    """Tell whether a run leaves its arguments ready for another: a cache has grown, an iterator is spent."""
+    plain = (Tensor, bool, int, float, complex, str, type(None), torch.dtype, torch.device)
+    return all(isinstance(leaf, plain) for leaf in tree_leaves(ready.fresh_inputs()))
+
+
+def _block(run: Callable[[int], float], most: int, wanted_ns: float) -> tuple[int, float]:
+    """Return how many runs make up a block of about the wanted length, and the length that it has."""
+    times = 1
+    while True:
+        elapsed = run(times)
+        if elapsed >= wanted_ns / 2 or times >= most:
+            return times, elapsed
+        times = min(most, math.ceil(times * max(1.5, wanted_ns / elapsed)))
+
+
+def _require_time(ready: Ready, pass_ns: float, deadline: float, time_limit: float) -> None:
+    if _LEAST_PAIRS * pass_ns / 1e9 > deadline - perf_counter():
+        raise _too_slow(ready, pass_ns, time_limit)
+
+
+def _too_slow(ready: Ready, pass_ns: float, time_limit: float) -> MeasurementError:
+    return MeasurementError(
+        f"{ready.subject.name} is too slow for its time limit of {time_limit:g} s: one forward pass takes "
+        f"{pass_ns / 1e9:.3g} s, and a measurement needs {_LEAST_PAIRS + 2}. Give it smaller inputs or more "
+        "time."
+    )

@@ -1,0 +1,115 @@
+"""Running a model on its own device, and leaving it as it was found: what every measurement does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from pytest_flops.errors import MeasurementError
+from pytest_flops.preserve import untouched
+from pytest_flops.subject import Inputs, Subject
+from pytest_flops.tracer import Mode, Run, traced
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A model that has been traced, with its inputs and its device: ready to run on real tensors.
+
+    `given` is the model as the user gave it, compiled if it was; `subject.call` is what is under wrappers.
+    """
+
+    given: Callable[..., Any]
+    subject: Subject
+    inputs: Inputs
+    device: torch.device
+    run: Run
+    train: bool
+
+    @classmethod
+    def of(
+        cls, model: Callable[..., Any], args: Any, kwargs: Mapping[str, Any] | None, *, train: bool = False
+    ) -> Ready:
+        """Trace the model, to know what running it takes: does it write parameters, does it need autograd.
+
+        Raises `MeasurementError` where it is not on one device that can be measured; else as `trace` does.
+        """
+        subject = Subject.of(model)
+        inputs = Inputs.of(args, kwargs or {})
+        device = device_of(subject, inputs)
+        run, _ = traced(subject, inputs, Mode(train), "auto")
+        return cls(model, subject, inputs, device, run, train)
+
+    @contextmanager
+    def contents_kept(self) -> Iterator[None]:
+        """Put back, at the end of the block, what runs write into buffers and parameters."""
+        with _put_back([*self.subject.buffers, *filter(self.run.wrote, self.subject.parameters)]):
+            yield
+
+    def fresh_inputs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments for one run, on the model's device."""
+        return self.inputs.fresh(lambda tensor: tensor.detach().to(self.device, copy=True))
+
+    @contextmanager
+    def surroundings(self) -> Iterator[None]:
+        """Set up a run: eval or training mode, and no gradients unless the model takes some itself."""
+        root, modules = self.subject.root, self.subject.modules.values()
+        with ExitStack() as stack:
+            stack.enter_context(untouched(modules))
+            if root is not None and (self.train or any(module.training for module in modules)):
+                root.train(self.train)
+            stack.enter_context(torch.inference_mode(self.run.inference))
+            stack.enter_context(torch.set_grad_enabled(not self.run.inference))
+            yield
+
+
+def device_of(subject: Subject, inputs: Inputs) -> torch.device:
+    """Return the one device that the model lives on; that of its inputs where it has no tensors.
+
+    Raises `MeasurementError` where there is more than one, or one other than a CPU or a CUDA device.
+    """
+    own = {tensor.device for tensor in [*subject.parameters, *subject.buffers]}
+    given = {
+        leaf.device for leaf in tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(leaf, Tensor)
+    }
+    devices = own or given or {torch.device("cpu")}
+    if len(devices) > 1:
+        names = ", ".join(sorted(map(str, devices)))
+        raise MeasurementError(
+            f"Cannot measure {subject.name}: it is spread over {names}. Move it to one device."
+        )
+    device = devices.pop()
+    if device.type not in ("cpu", "cuda"):
+        raise MeasurementError(f"Cannot measure {subject.name}: it is on {device}. Move it to cpu or cuda.")
+    return device
+
+
+def is_out_of_memory(err: BaseException) -> bool:
+    """Tell whether an allocator failed; the CPU's raises a plain RuntimeError."""
+    return isinstance(err, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(err)
+
+
+def is_device_failure(err: BaseException) -> bool:
+    """Tell whether a CUDA device is at fault, not the model; older torch raises a plain RuntimeError."""
+    return isinstance(err, getattr(torch, "AcceleratorError", ())) or str(err).startswith("CUDA error")
+
+
+def first_line(err: BaseException) -> str:
+    """Return what an exception says in a line; the name of its class where it says nothing."""
+    return (str(err).strip() or type(err).__name__).splitlines()[0]
+
+
+@contextmanager
+def _put_back(tensors: Iterable[Tensor]) -> Iterator[None]:
+    saved = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, contents in saved:
+                tensor.copy_(contents)
