@@ -6,9 +6,10 @@ Nothing here decides whether a count is acceptable (that is `verdict`) or how it
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pytest_flops.measured import Measured
 from pytest_flops.report import Report, enclosing
 
 METRICS = ("flops", "macs", "params", "peak_memory")
@@ -29,7 +30,8 @@ class Baseline:
     `modules` maps module paths ("" is the model) to inclusive FLOPs, `functions` gives the functional share;
     both leave out what costs nothing. A module either has parts (functions of its own, modules inside it)
     that add up to its FLOPs, or it is a leaf with nothing inside. `formulas` and `torch` are the versions
-    that counted: where they differ, a count may change without any change of the model.
+    that counted: where they differ, a count may change without any change of the model. `measured` holds what
+    was measured by running the model, by the fingerprint of the machine.
     """
 
     formulas: int
@@ -39,10 +41,15 @@ class Baseline:
     totals: Mapping[str, int]
     modules: Mapping[str, int]
     functions: Mapping[Function, int]
+    measured: Mapping[str, Measured] = field(default_factory=dict)
 
     def same_cost(self, other: Baseline) -> bool:
-        """Tell whether nothing differs but the version of torch, which is no reason to rewrite a file."""
+        """Tell whether the counts agree; a version of torch is no reason to rewrite a file."""
         return _comparable(self) == _comparable(other)
+
+    def same_inputs(self, other: Baseline) -> bool:
+        """Tell whether both are of the same run: only then do costs compare."""
+        return (self.mode, self.inputs) == (other.mode, other.inputs)
 
 
 def _comparable(baseline: Baseline) -> tuple[object, ...]:

@@ -35,7 +35,7 @@ from pytest_flops.errors import MeasurementError
 from pytest_flops.measured import Latency
 from pytest_flops.propagation import failures_explained
 from pytest_flops.running import Ready
-from pytest_flops.table import plural
+from pytest_flops.wording import plural
 
 REFERENCE_VERSION = 1
 """Which workload `reference_on` returns. A change of its work raises it: older ratios do not compare then."""
@@ -69,7 +69,7 @@ def measure_latency(
     for what cannot be traced; and whatever the model raises.
     """
     _require_positive(threads, time_limit)
-    deadline = perf_counter() + time_limit
+    limit = _TimeLimit(time_limit, perf_counter() + time_limit)
     ready = Ready.of(model, args, kwargs, train=train)
     with (
         failures_explained(ready),
@@ -77,7 +77,7 @@ def measure_latency(
         ready.contents_kept(),
         ready.surroundings(),
     ):
-        return summarised(_pairs(ready, deadline, time_limit))
+        return summarised(_pairs(ready, limit))
 
 
 def typical(measure: Callable[[], Latency]) -> Latency:
@@ -94,17 +94,22 @@ def is_slower(measure: Callable[[], Latency], baseline: Latency, rtol: float) ->
     Raises `MeasurementError` where the baseline was taken with another version of the reference workload.
     """
     limit = baseline.ratio * (1 + rtol)
-    slower: list[Latency] = []
-    for attempt in range(3):
+
+    def measured() -> Latency:
         latency = measure()
         _require_same_reference(baseline, latency)
-        if latency.ratio > limit:
-            slower.append(latency)
-        elif attempt != 1:
-            return False, latency
-        if len(slower) == 2:
-            break
-    return True, min(slower, key=_by_ratio)
+        return latency
+
+    first = measured()
+    if first.ratio <= limit:
+        return False, first
+    second = measured()
+    if second.ratio > limit:
+        return True, min(first, second, key=_by_ratio)
+    third = measured()
+    if third.ratio <= limit:
+        return False, third
+    return True, min(first, third, key=_by_ratio)
 
 
 def _by_ratio(latency: Latency) -> float:
@@ -279,7 +284,27 @@ def summarised(pairs: list[Pair]) -> Latency:
     )
 
 
-def _pairs(ready: Ready, deadline: float, time_limit: float) -> list[Pair]:
+class _TimeLimit(NamedTuple):
+    """How long a measurement may take, and when that will be over."""
+
+    seconds: float
+    deadline: float
+
+    @property
+    def left_s(self) -> float:
+        return self.deadline - perf_counter()
+
+    def require(self, seconds: float, ready: Ready, pass_ns: float) -> None:
+        """Raise `MeasurementError` where so much time is not left, for a model that takes `pass_ns` a run."""
+        if seconds > self.left_s:
+            raise MeasurementError(
+                f"{ready.subject.name} is too slow for its time limit of {self.seconds:g} s: one forward "
+                f"pass takes {pass_ns / 1e9:.3g} s, and a measurement needs {_LEAST_PAIRS + 2}. Give it "
+                "smaller inputs or more time."
+            )
+
+
+def _pairs(ready: Ready, limit: _TimeLimit) -> list[Pair]:
     """Run the model and the reference in turn, each in blocks long enough for the clock.
 
     torch.utils.benchmark.Timer would run each block's statement twice more to warm up: for a model of 70 ms,
@@ -294,20 +319,19 @@ def _pairs(ready: Ready, deadline: float, time_limit: float) -> list[Pair]:
     def run_reference(times: int) -> float:
         return _elapsed(clock, times, reference)
 
-    _warm_up(ready, clock, deadline, time_limit)
+    limit.require(0, ready, _warm_up(ready, clock))
     runs, block_ns = _block(run_model, _MOST_RUNS if _is_reusable(ready) else 1, _BLOCK_NS)
-    _require_time(ready, block_ns, deadline, time_limit)
-    wanted = max(_BLOCK_NS / 2, _REFERENCE_SHARE * block_ns)
-    rounds, _ = _block(run_reference, _MOST_RUNS, wanted)
+    limit.require(_LEAST_PAIRS * block_ns / 1e9, ready, block_ns / runs)
+    rounds, _ = _block(run_reference, _MOST_RUNS, _REFERENCE_SHARE * block_ns)
 
     models: list[float] = []
     references = [run_reference(rounds) / rounds]
-    end = min(perf_counter() + _PAIRING_S, deadline)
+    end = perf_counter() + min(_PAIRING_S, limit.left_s)
     while len(models) < _LEAST_PAIRS or (len(models) < _MOST_PAIRS and perf_counter() < end):
         models.append(run_model(runs) / runs)
         references.append(run_reference(rounds) / rounds)
-        if len(models) < _LEAST_PAIRS and perf_counter() > deadline:
-            raise _too_slow(ready, models[-1], time_limit)
+        if len(models) < _LEAST_PAIRS:
+            limit.require(0, ready, models[-1])
     return [
         Pair(model, before, after)
         for model, (before, after) in zip(models, pairwise(references), strict=True)
@@ -326,8 +350,8 @@ def _elapsed(clock: Clock, times: int, run: Callable[[], Any]) -> float:
     return elapsed
 
 
-def _warm_up(ready: Ready, clock: Clock, deadline: float, time_limit: float) -> None:
-    """Run the model once, uncounted: it may allocate, compile, choose algorithms."""
+def _warm_up(ready: Ready, clock: Clock) -> float:
+    """Run the model once, uncounted: it may allocate, compile, choose algorithms. Return the time in ns."""
     args, kwargs = ready.fresh_inputs()
     started = clock.now_ns()
     output = ready.given(*args, **kwargs)
@@ -336,9 +360,7 @@ def _warm_up(ready: Ready, clock: Clock, deadline: float, time_limit: float) -> 
             f"Cannot measure {ready.subject.name}: it returns an iterator, whose work is not done yet. "
             "Measure a function that runs it to its end."
         )
-    elapsed = clock.now_ns() - started
-    if perf_counter() > deadline:
-        raise _too_slow(ready, elapsed, time_limit)
+    return clock.now_ns() - started
 
 
 def _is_reusable(ready: Ready) -> bool:
@@ -355,16 +377,3 @@ def _block(run: Callable[[int], float], most: int, wanted_ns: float) -> tuple[in
         if elapsed >= wanted_ns / 2 or times >= most:
             return times, elapsed
         times = min(most, math.ceil(times * max(1.5, wanted_ns / elapsed)))
-
-
-def _require_time(ready: Ready, pass_ns: float, deadline: float, time_limit: float) -> None:
-    if _LEAST_PAIRS * pass_ns / 1e9 > deadline - perf_counter():
-        raise _too_slow(ready, pass_ns, time_limit)
-
-
-def _too_slow(ready: Ready, pass_ns: float, time_limit: float) -> MeasurementError:
-    return MeasurementError(
-        f"{ready.subject.name} is too slow for its time limit of {time_limit:g} s: one forward pass takes "
-        f"{pass_ns / 1e9:.3g} s, and a measurement needs {_LEAST_PAIRS + 2}. Give it smaller inputs or more "
-        "time."
-    )

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pytest_flops.baseline import METRICS, Baseline, Function, parts_of
 from pytest_flops.errors import BaselineError
+from pytest_flops.measured import Latency, Measured
 
 FORMAT = 2
 """Format of the files.
@@ -115,7 +117,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise _Unusable(f"holds {name} where an integer belongs. {_RESTORE}")
+    raise _Unusable(f"holds {name} where a number belongs. {_RESTORE}")
 
 
 def _models(data: object, test: str) -> dict[str, Baseline]:
@@ -145,7 +147,7 @@ def _models(data: object, test: str) -> dict[str, Baseline]:
 
 def _baseline(value: object, where: str) -> Baseline:
     keys = ("formulas", "torch", "mode", "inputs", "totals", "modules", "functions")
-    content = _fields(value, keys, where)
+    content = _fields(value, keys, where, optional=("measured",))
     totals = _fields(content["totals"], METRICS, f"{where}.totals")
     functions = _counts(content["functions"], f"{where}.functions")
     found = Baseline(
@@ -156,9 +158,36 @@ def _baseline(value: object, where: str) -> Baseline:
         totals=_counts(totals, f"{where}.totals"),
         modules=_counts(content["modules"], f"{where}.modules"),
         functions={_function(key): flops for key, flops in functions.items()},
+        measured=_machines(content.get("measured", {}), f"{where}.measured"),
     )
     _cross_check(found, where)
     return found
+
+
+def _machines(value: object, where: str) -> dict[str, Measured]:
+    return {key: _measured(entry, f'{where}["{key}"]') for key, entry in _mapping(value, where).items()}
+
+
+def _measured(value: object, where: str) -> Measured:
+    content = _fields(value, (), where, optional=("latency", "cuda_memory"))
+    if not content:
+        raise _wrong(value, where, "a latency or cuda_memory")
+    latency, memory = content.get("latency"), content.get("cuda_memory")
+    return Measured(
+        latency=_latency(latency, f"{where}.latency") if "latency" in content else None,
+        cuda_memory=_count(memory, f"{where}.cuda_memory") if "cuda_memory" in content else None,
+    )
+
+
+def _latency(value: object, where: str) -> Latency:
+    content = _fields(value, ("ratio", "median_ms", "spread", "samples", "reference"), where)
+    return Latency(
+        ratio=_number(content["ratio"], f"{where}.ratio", above_zero=True),
+        median_ms=_number(content["median_ms"], f"{where}.median_ms", above_zero=True),
+        spread=_number(content["spread"], f"{where}.spread"),
+        samples=_count(content["samples"], f"{where}.samples"),
+        reference=_count(content["reference"], f"{where}.reference"),
+    )
 
 
 def _cross_check(found: Baseline, where: str) -> None:
@@ -177,11 +206,13 @@ def _cross_check(found: Baseline, where: str) -> None:
             )
 
 
-def _fields(value: object, expected: tuple[str, ...], where: str) -> dict[str, Any]:
+def _fields(
+    value: object, expected: tuple[str, ...], where: str, optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
     content = _mapping(value, where)
     for kind, keys in (
         ("lacks", [key for key in expected if key not in content]),
-        ("has the unknown key", [key for key in content if key not in expected]),
+        ("has the unknown key", [key for key in content if key not in expected + optional]),
     ):
         if keys:
             key = f"{where}.{keys[0]}".removeprefix(".")
@@ -203,6 +234,13 @@ def _count(value: object, where: str) -> int:
     if type(value) is not int or value < 0:
         raise _wrong(value, where, "an integer of at least 0")
     return value
+
+
+def _number(value: object, where: str, *, above_zero: bool = False) -> float:
+    least = sys.float_info.min if above_zero else 0
+    if isinstance(value, int | float) and not isinstance(value, bool) and least <= value < 1e300:
+        return float(value)
+    raise _wrong(value, where, "a number above 0" if above_zero else "a number of at least 0")
 
 
 def _text(value: object, where: str) -> str:
@@ -272,7 +310,8 @@ def _dump(models: Mapping[str, Baseline], test: str) -> str:
 
 
 def _as_json(baseline: Baseline) -> dict[str, object]:
-    return {
+    machines = {machine: _without_none(asdict(found)) for machine, found in baseline.measured.items()}
+    return ({"measured": machines} if machines else {}) | {
         "formulas": baseline.formulas,
         "torch": baseline.torch,
         "mode": baseline.mode,
@@ -281,6 +320,10 @@ def _as_json(baseline: Baseline) -> dict[str, object]:
         "modules": dict(baseline.modules),
         "functions": {_key(function): flops for function, flops in baseline.functions.items()},
     }
+
+
+def _without_none(fields: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _key(function: Function) -> str:

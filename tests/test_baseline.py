@@ -15,6 +15,7 @@ from conftest import make_report, with_costs
 from pytest_flops import paths
 from pytest_flops.baseline import Function, parts_of, snapshot
 from pytest_flops.errors import BaselineError
+from pytest_flops.measured import Latency, Measured
 from pytest_flops.paths import baseline_path, portable
 from pytest_flops.report import Node
 from pytest_flops.store import Place, load, owner, save
@@ -133,6 +134,85 @@ def test_cost_in_another_place_matters():
     assert not snapshot(make_report()).same_cost(snapshot(moved))
 
 
+# Measured ---------------------------------------------------------------------------------------------------
+
+EPYC = Measured(Latency(2.314, 41.23, 0.021, 120, 1))
+H100 = Measured(Latency(0.5, 1.25, 0.0, 300, 1), cuda_memory=12_845_056)
+
+
+def test_what_was_measured_is_kept_by_machine_in_few_digits(place):
+    models = {"Net": replace(snapshot(make_report()), measured={"NVIDIA H100": H100, "AMD EPYC": EPYC})}
+    save(place, models)
+    assert load(place) == models
+    assert """\
+      "measured": {
+        "AMD EPYC": {
+          "latency": {
+            "median_ms": 41.23,
+            "ratio": 2.314,
+            "reference": 1,
+            "samples": 120,
+            "spread": 0.021
+          }
+        },
+        "NVIDIA H100": {
+          "cuda_memory": 12845056,
+          "latency": {
+""" in place.path.read_text()
+
+
+def test_what_was_measured_is_no_count():
+    counted = snapshot(make_report())
+    assert counted.same_cost(replace(counted, measured={"AMD EPYC": EPYC}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        ("M/latency/ratio", -1.0, "has -1.0 at {m}.latency.ratio, where a number above 0 belongs."),
+        ("M/latency/ratio", 0, "has 0 at {m}.latency.ratio, where a number above 0 belongs."),
+        ("M/latency/ratio", True, "has true at {m}.latency.ratio, where a number above 0 belongs."),
+        ("M/latency/ratio", "2", 'has "2" at {m}.latency.ratio, where a number above 0 belongs.'),
+        ("M/latency/median_ms", 0.0, "has 0.0 at {m}.latency.median_ms, where a number above 0 belongs."),
+        ("M/latency/spread", -0.1, "has -0.1 at {m}.latency.spread, where a number of at least 0 belongs."),
+        ("M/latency/samples", 1.5, "has 1.5 at {m}.latency.samples, where an integer of at least 0 belongs."),
+        (
+            "M/latency/reference",
+            "1",
+            'has "1" at {m}.latency.reference, where an integer of at least 0 belongs.',
+        ),
+        ("M/latency/watts", 1, 'has the unknown key "models.Net.measured["M"].latency.watts".'),
+        ("M/latency", {}, 'lacks "models.Net.measured["M"].latency.ratio".'),
+        ("M/latency", None, "has null at {m}.latency, where an object belongs."),
+        ("M/cuda_memory", 1.5, "has 1.5 at {m}.cuda_memory, where an integer of at least 0 belongs."),
+        ("M/watts", 1, 'has the unknown key "models.Net.measured["M"].watts".'),
+        ("M", {}, "has {{}} at {m}, where a latency or cuda_memory belongs."),
+        ("M", 3, "has 3 at {m}, where an object belongs."),
+    ],
+)
+def test_wrong_measured_entry_is_refused(place, keys, value, message):
+    save(place, {"Net": replace(snapshot(make_report()), measured={"M": EPYC})})
+    data = json.loads(place.path.read_text())
+    spoil(data, f"models/Net/measured/{keys}", value)
+    place.path.write_text(json.dumps(data))
+    where = 'models.Net.measured["M"]'
+    assert refusal(place) == f"net.json {message.format(m=where)} {RESTORE}"
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ("NaN", "holds NaN where a number belongs."),
+        ("-Infinity", "holds -Infinity where a number belongs."),
+        ("1e999", 'has Infinity at models.Net.measured["M"].latency.ratio, where a number above 0 belongs.'),
+    ],
+)
+def test_ratio_that_is_no_number_is_refused(place, number, message):
+    save(place, {"Net": replace(snapshot(make_report()), measured={"M": EPYC})})
+    place.path.write_text(place.path.read_text().replace("2.314", number))
+    assert refusal(place) == f"net.json {message} {RESTORE}"
+
+
 # Names ------------------------------------------------------------------------------------------------------
 
 
@@ -242,7 +322,7 @@ def refusal(place: Place) -> str:
         ),
         (b'{"format": 0}', f"does not say that it has format 2. {RESTORE}"),
         (b'{"format": 2, "format": 2}', f'has the key "format" twice. {RESTORE}'),
-        (b'{"format": NaN}', f"holds NaN where an integer belongs. {RESTORE}"),
+        (b'{"format": NaN}', f"holds NaN where a number belongs. {RESTORE}"),
         (
             b'{\n<<<<<<< HEAD\n "format": 2\n=======\n "format": 2\n>>>>>>> other\n}',
             "has a merge conflict in line 2. "
