@@ -8,9 +8,13 @@ from typing import Any, Literal
 
 from pytest_flops.baseline import METRICS
 from pytest_flops.errors import BudgetError
-from pytest_flops.units import parse_bytes, parse_count, parse_rtol
+from pytest_flops.units import parse_bytes, parse_count, parse_rtol, parse_time
 
 Unsupported = Literal["error", "warn"]
+MeasuredMetric = Literal["latency", "cuda_memory"]
+
+MEASURED: tuple[MeasuredMetric, ...] = ("latency", "cuda_memory")
+"""What only running shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,10 @@ class Budget:
     `limits` holds ceilings by metric and `modules` FLOPs ceilings by glob on module paths (`fnmatch`, case
     matters, `*` crosses dots); all limits are inclusive. `rtol` is the growth over the baseline that passes,
     as a fraction of the baseline. Without `baseline` only the ceilings decide.
+
+    The rest is measured by running the model, and only where asked for: `latency` (ns) and `cuda_memory`
+    (bytes) are ceilings, `latency_rtol` and `cuda_memory_rtol` the growth over the baseline of the same
+    machine that passes. The latency is that of a run on `latency_threads` threads.
     """
 
     limits: Mapping[str, int]
@@ -29,6 +37,31 @@ class Budget:
     backward: bool = False
     unsupported: Unsupported = "error"
     baseline: bool = True
+    latency: int | None = None
+    latency_rtol: str | None = None
+    latency_threads: int = 1
+    cuda_memory: int | None = None
+    cuda_memory_rtol: str | None = None
+
+    @property
+    def measured(self) -> tuple[MeasuredMetric, ...]:
+        """What has to be measured: metrics with a ceiling, or with a tolerance over the baseline."""
+        return tuple(metric for metric in MEASURED if self.ceiling(metric) is not None or self.gates(metric))
+
+    def ceiling(self, metric: MeasuredMetric) -> int | None:
+        """Return the ceiling on what is measured: nanoseconds or bytes."""
+        return self.latency if metric == "latency" else self.cuda_memory
+
+    def tolerance(self, metric: MeasuredMetric) -> str | None:
+        """Return the growth of what is measured that passes; None where it is not compared."""
+        return self.latency_rtol if metric == "latency" else self.cuda_memory_rtol
+
+    def gates(self, metric: MeasuredMetric) -> bool:
+        """Tell whether what is measured is compared with the baseline."""
+        return self.baseline and self.tolerance(metric) is not None
+
+
+# Reading a marker -------------------------------------------------------------------------------------------
 
 
 def _unless_none(parse: Callable[[object, str], object]) -> Callable[[object, str], object]:
@@ -53,6 +86,12 @@ def _parse_flag(value: object, keyword: str) -> bool:
     return value
 
 
+def _parse_threads(value: object, keyword: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BudgetError(f"{keyword}={value!r} is not valid. Give a whole number of threads of at least 1.")
+    return value
+
+
 def _parse_unsupported(value: object, keyword: str) -> str:
     if value not in ("error", "warn"):
         raise BudgetError(f'{keyword}={value!r} is not valid. Give "error" or "warn".')
@@ -68,6 +107,11 @@ _KEYWORDS: Mapping[str, Callable[[object, str], object]] = {
     "backward": _parse_flag,
     "unsupported": _parse_unsupported,
     "baseline": _parse_flag,
+    "latency": _unless_none(parse_time),
+    "latency_rtol": _unless_none(parse_rtol),
+    "latency_threads": _parse_threads,
+    "cuda_memory": _unless_none(parse_bytes),
+    "cuda_memory_rtol": _unless_none(parse_rtol),
 }
 
 
@@ -86,12 +130,21 @@ def budget_from(
     merged = {"rtol": rtol, "modules": {}, **closest}
     found = {metric: merged.pop(metric, None) for metric in METRICS}
     limits = {metric: limit for metric, limit in found.items() if limit is not None}
-    if not (merged.get("baseline", True) or limits or merged["modules"]):
+    return _sensible(Budget(limits=limits, **merged))
+
+
+def _sensible(budget: Budget) -> Budget:
+    if not (budget.baseline or budget.limits or budget.modules or budget.measured):
         raise BudgetError(
             "flops_budget(baseline=False) has no ceiling: nothing would be compared. Give it one, such as "
             'flops="8.3G"; flops.count(...) only counts.'
         )
-    return Budget(limits=limits, **merged)
+    if budget.backward and budget.measured:
+        raise BudgetError(
+            f"flops_budget({budget.measured[0]}=..., backward=True): what is measured is the forward pass "
+            "alone. Give it a test of its own, without backward."
+        )
+    return budget
 
 
 def _parse(args: tuple[object, ...], keywords: Mapping[str, object]) -> Iterator[tuple[str, object]]:

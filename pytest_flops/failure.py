@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from fractions import Fraction
 from operator import attrgetter
 from typing import NamedTuple
 
 from pytest_flops.budget import Budget
+from pytest_flops.measured_verdict import Finding, MeasuredVerdict
 from pytest_flops.report import Node, Report
 from pytest_flops.table import change_tables, peak_table
 from pytest_flops.verdict import Change, Excess, Mismatch, Unmatched, Verdict, tolerated
-from pytest_flops.wording import amount, calls, costs, delta, figure, place_name, plural
+from pytest_flops.wording import (
+    TITLES,
+    amount,
+    calls,
+    costs,
+    delta,
+    figure,
+    milliseconds,
+    percent,
+    place_name,
+    plural,
+)
 
 
 def failure_text(
@@ -67,8 +80,11 @@ def _excess(name: str, report: Report, excess: Excess) -> str:
 
 
 def _limit(subject: str, bound: str, limit: int, metric: str, source: str, now: int, base: int) -> str:
-    allowed = f"{bound} {amount(metric, limit)} ({source})"
-    return f"{subject}: {allowed}, now {figure(metric, now)}: {delta(base, now)}"
+    return f"{subject}: {_bounded(bound, limit, metric, source, now, base)}"
+
+
+def _bounded(bound: str, limit: int, metric: str, source: str, now: int, base: int) -> str:
+    return f"{bound} {amount(metric, limit)} ({source}), now {figure(metric, now)}: {delta(base, now)}"
 
 
 def _baseline_problems(
@@ -158,7 +174,97 @@ def _ways_out(verdict: Verdict, budget: Budget, accept: str, updating: bool) -> 
         )
     if verdict.excesses:
         yield "Lower the cost or raise the limit in flops_budget; --flops-update lifts no limit."
+    if budget.measured:
+        titles = " and ".join(TITLES[metric] for metric in budget.measured)
+        yield f"Not measured, since the counts already fail: {titles}."
     if updating and not verdict.within_limits:
         yield "The baseline was not written."
     elif budget.baseline and not verdict.within_baseline:
         yield f"Accept it: {accept}"
+
+
+# What was measured ------------------------------------------------------------------------------------------
+
+
+def measured_failure_text(
+    name: str,
+    verdict: MeasuredVerdict,
+    budget: Budget,
+    *,
+    accept: str,
+    strict: bool = False,
+    update: str | None = None,
+) -> str:
+    """Return why what was measured fails the budget of a model: limit, fact, machine; then the ways out.
+
+    `update` is the mode of `--flops-update`, which accepts all that is not a ceiling.
+    """
+    broken = verdict.broken(update, strict)
+    problems = [
+        f"{name}: {text}" for finding in broken for text in _measured_problems(finding, verdict, budget)
+    ]
+    ways_out = []
+    if not verdict.within_limits:
+        ways_out.append("Lower the cost or raise the limit in flops_budget; --flops-update lifts no limit.")
+    if update is not None and not verdict.within_limits:
+        ways_out.append("The baseline was not written.")
+    elif any(finding.grew or finding.uncompared for finding in broken):
+        ways_out.append(f"Accept it: {accept}")
+    return "\n".join([*problems, "", *ways_out])
+
+
+def uncompared(finding: Finding, verdict: MeasuredVerdict) -> str:
+    """Return why a measurement was not compared with a baseline."""
+    text = f"{TITLES[finding.metric]} not compared: "
+    if finding.comparison == "no baseline":
+        return f"{text}no baseline for {verdict.machine}"
+    assert verdict.was.latency is not None
+    assert verdict.now.latency is not None
+    return (
+        f"{text}measured with reference workload {verdict.was.latency.reference}, "
+        f"this is {verdict.now.latency.reference}"
+    )
+
+
+def _measured_problems(finding: Finding, verdict: MeasuredVerdict, budget: Budget) -> Iterator[str]:
+    if finding.uncompared:
+        yield uncompared(finding, verdict)
+    describe = _latency_problems if finding.metric == "latency" else _memory_problems
+    yield from describe(finding, verdict, budget)
+
+
+def _latency_problems(finding: Finding, verdict: MeasuredVerdict, budget: Budget) -> Iterator[str]:
+    now, was = verdict.now.latency, verdict.was.latency
+    assert now is not None
+    tries = f", measured {verdict.tries} times" if verdict.tries > 1 else ""
+    if finding.over_ceiling:
+        assert budget.latency is not None
+        limit = budget.latency / 1e6
+        yield (
+            f"at most {milliseconds(limit)} (flops_budget latency), now {milliseconds(now.median_ms)} on "
+            f"{verdict.machine}: {percent(limit, now.median_ms)}{tries}"
+        )
+    if finding.grew:
+        assert was is not None
+        assert budget.latency_rtol is not None
+        factor = float(1 + Fraction(budget.latency_rtol))
+        baseline = f"ratio {was.ratio:g}, {milliseconds(was.median_ms)} on {verdict.machine}"
+        yield (
+            f"at most {factor:g}x its baseline latency ({baseline}, latency_rtol {budget.latency_rtol}), "
+            f"now ratio {now.ratio:g} ({milliseconds(now.median_ms)}): {percent(was.ratio, now.ratio)}{tries}"
+        )
+
+
+def _memory_problems(finding: Finding, verdict: MeasuredVerdict, budget: Budget) -> Iterator[str]:
+    now, was = verdict.now.cuda_memory, verdict.was.cuda_memory
+    assert now is not None
+    if finding.over_ceiling:
+        assert budget.cuda_memory is not None
+        source = f"flops_budget cuda_memory, on {verdict.machine}"
+        yield _bounded("at most", budget.cuda_memory, "cuda_memory", source, now, budget.cuda_memory)
+    if finding.grew:
+        assert was is not None
+        assert budget.cuda_memory_rtol is not None
+        limit = tolerated(was, budget.cuda_memory_rtol)
+        source = f"baseline {was:,} on {verdict.machine}, cuda_memory_rtol {budget.cuda_memory_rtol}"
+        yield _bounded("at most", limit, "cuda_memory", source, now, was)

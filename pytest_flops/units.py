@@ -9,8 +9,10 @@ from pytest_flops.errors import BudgetError
 
 _COUNTS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 
 _QUANTITY = re.compile(r"(\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.(\d+))? ?([A-Za-z]*)", re.ASCII)
+_SECONDS = re.compile(r"\d{1,9}(?:\.\d+)?", re.ASCII)
 _FRACTION = re.compile(r"\d+(?:\.\d+)?(?:e-?\d{1,3})?", re.ASCII)
 
 
@@ -42,6 +44,28 @@ def parse_bytes(value: object, keyword: str) -> int:
     return size
 
 
+def parse_time(value: object, keyword: str) -> int:
+    """Return a time in nanoseconds given as text with a unit: `"30ms"`.
+
+    Raises `BudgetError` for anything else, a bare number too, naming the keyword.
+    """
+    time = _from_text(value, _NANOSECONDS) if isinstance(value, str) else None
+    if not time:
+        raise BudgetError(
+            f"{keyword}={value!r} is not a time. Give a number above 0 with its unit, such as "
+            f'"30ms" (valid units: {_listed(_NANOSECONDS)}), that comes to whole nanoseconds.'
+        )
+    return time
+
+
+def parse_seconds(value: object, keyword: str) -> float:
+    """Return a number of seconds above 0, given as a decimal number or as such text."""
+    text = str(value).strip()
+    if isinstance(value, bool) or not _SECONDS.fullmatch(text) or not float(text) > 0:
+        raise BudgetError(f"{keyword}={value!r} is not valid. Give a number of seconds above 0, such as 60.")
+    return float(text)
+
+
 def _whole(value: object, scales: Mapping[str, int]) -> int | None:
     if isinstance(value, str):
         return _from_text(value, scales)
@@ -70,6 +94,6 @@ def parse_rtol(value: object, keyword: str) -> str:
     if not isinstance(text, str) or not _FRACTION.fullmatch(text.strip()):
         raise BudgetError(
             f"{keyword}={value!r} is not a tolerance. Give a fraction of the baseline of at least 0: "
-            "0.01 lets a count grow by 1 %."
+            "0.01 lets it grow by 1 %."
         )
     return text.strip()

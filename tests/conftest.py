@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,23 @@ def with_peaks(report: Report, peaks: Mapping[str, int]) -> Report:
     return replace(report, nodes=nodes)
 
 
+def many(count: int) -> Report:
+    """Return a report of a model with that many layers, each larger than the one before."""
+    nodes = [
+        Node(f"n{i}", "call_module", f"n{i}", f"n{i}", "Linear", 1000 + 10 * i, 1 + i) for i in range(count)
+    ]
+    types = {"": "Net"} | {f"n{i}": "Linear" for i in range(count)}
+    return make_report(nodes=tuple(nodes), module_types=types)
+
+
 def load_torch() -> None:
-    """Import all that a trace needs, once: pytester unloads what a run inside this process has imported."""
+    """Import all that counts and measures, once: pytester unloads what a run inside this process imported."""
     import torch
 
     from pytest_flops.tracer import trace
 
+    for room in ("cuda_memory", "latency", "machine"):
+        import_module(f"pytest_flops.{room}")
     trace(torch.nn.Linear(2, 3), (torch.zeros(1, 2),))
 
 

@@ -7,7 +7,10 @@ import pytest
 from pytest_flops.budget import Budget, budget_from
 from pytest_flops.errors import BudgetError
 
-VALID = "Valid: flops, macs, params, peak_memory, modules, rtol, train, backward, unsupported, baseline."
+VALID = (
+    "Valid: flops, macs, params, peak_memory, modules, rtol, train, backward, unsupported, baseline, "
+    "latency, latency_rtol, latency_threads, cuda_memory, cuda_memory_rtol."
+)
 
 
 def marker(**keywords):
@@ -29,6 +32,31 @@ def budget(**keywords) -> Budget:
             {"peak_memory": "400M"},
             "peak_memory='400M' is not a size. Give a whole number of bytes, or text with a unit, such as "
             '"400MiB" (valid units: B, kB, MB, GB, KiB, MiB, GiB), that comes to whole bytes.',
+        ),
+        (
+            {"latency": 30},
+            "latency=30 is not a time. Give a number above 0 with its unit, such as "
+            '"30ms" (valid units: ns, us, ms, s), that comes to whole nanoseconds.',
+        ),
+        (
+            {"latency_rtol": "20%"},
+            "latency_rtol='20%' is not a tolerance. Give a fraction of the baseline of at least 0: "
+            "0.01 lets it grow by 1 %.",
+        ),
+        (
+            {"cuda_memory": "400M"},
+            "cuda_memory='400M' is not a size. Give a whole number of bytes, or text with a unit, such as "
+            '"400MiB" (valid units: B, kB, MB, GB, KiB, MiB, GiB), that comes to whole bytes.',
+        ),
+        (
+            {"cuda_memory_rtol": True},
+            "cuda_memory_rtol=True is not a tolerance. Give a fraction of the baseline of at least 0: "
+            "0.01 lets it grow by 1 %.",
+        ),
+        (
+            {"latency": "30ms", "backward": True},
+            "flops_budget(latency=..., backward=True): what is measured is the forward pass alone. "
+            "Give it a test of its own, without backward.",
         ),
         ({"train": 1}, "train=1 is not True or False."),
         ({"baseline": None}, "baseline=None is not True or False."),
@@ -82,3 +110,44 @@ def test_an_overruled_marker_must_still_be_right():
 def test_tolerance_of_the_run_holds_where_no_marker_says_otherwise():
     assert budget_from([marker()], rtol="0.1").rtol == "0.1"
     assert budget_from([marker(rtol=0)], rtol="0.1").rtol == "0"
+
+
+# Measured metrics -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [0, -1, True, 1.0, "1", None])
+def test_threads_are_a_whole_number(threads):
+    with pytest.raises(BudgetError) as caught:
+        budget(latency_threads=threads)
+    assert str(caught.value) == (
+        f"latency_threads={threads!r} is not valid. Give a whole number of threads of at least 1."
+    )
+
+
+@pytest.mark.parametrize(
+    ("keywords", "measured", "reason"),
+    [
+        ({}, (), "counting measures nothing"),
+        ({"flops": 1, "latency_threads": 4}, (), "threads ask for nothing by themselves"),
+        ({"latency": "30ms"}, ("latency",), "a ceiling"),
+        ({"latency_rtol": 0.2}, ("latency",), "a tolerance over the baseline"),
+        ({"cuda_memory": "1GiB", "latency_rtol": 0.2}, ("latency", "cuda_memory"), "both"),
+        ({"cuda_memory_rtol": 0}, ("cuda_memory",), "no tolerance at all is one"),
+        ({"latency_rtol": 0.2, "baseline": False, "flops": 1}, (), "only the ceilings decide"),
+        ({"latency": "30ms", "baseline": False}, ("latency",), "a ceiling is enough"),
+        ({"latency": None, "latency_rtol": None}, (), "None asks for nothing"),
+    ],
+)
+def test_what_is_measured_is_what_is_asked_for(keywords, measured, reason):
+    assert budget(**keywords).measured == measured, reason
+
+
+def test_measured_limits_are_in_nanoseconds_and_bytes():
+    found = budget(latency="30ms", latency_rtol=0.2, latency_threads=2, cuda_memory="1.5KiB")
+    assert (found.latency, found.latency_rtol, found.latency_threads) == (30_000_000, "0.2", 2)
+    assert (found.cuda_memory, found.cuda_memory_rtol) == (1536, None)
+
+
+def test_a_tolerance_without_a_baseline_compares_nothing():
+    with pytest.raises(BudgetError, match="has no ceiling: nothing would be compared"):
+        budget(baseline=False, latency_rtol=0.2)

@@ -258,7 +258,8 @@ def test_wrong_marker_is_a_collection_error(run_inside):
     assert (
         "test_it.py::test_net: flops_budget does not know 'flop'. "
         "Valid: flops, macs, params, peak_memory, modules, rtol, train, "
-        "backward, unsupported, baseline."
+        "backward, unsupported, baseline, latency, latency_rtol, latency_threads, cuda_memory, "
+        "cuda_memory_rtol."
     ) in result.outlines
     result.stdout.no_fnmatch_line("*Traceback*")
     result.stdout.no_fnmatch_line("*INTERNALERROR*")

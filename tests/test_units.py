@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pytest_flops.errors import BudgetError
-from pytest_flops.units import parse_bytes, parse_count, parse_rtol
+from pytest_flops.units import parse_bytes, parse_count, parse_rtol, parse_seconds, parse_time
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_no_tolerances(value):
         parse_rtol(value, "rtol")
     assert str(caught.value) == (
         f"rtol={value!r} is not a tolerance. Give a fraction of the baseline of at least 0: "
-        f"0.01 lets a count grow "
+        f"0.01 lets it grow "
         "by 1 %."
     )
 
@@ -84,4 +84,41 @@ def test_no_sizes(value):
     assert str(caught.value) == (
         f"peak_memory={value!r} is not a size. Give a whole number of bytes, or text with a unit, such as "
         '"400MiB" (valid units: B, kB, MB, GB, KiB, MiB, GiB), that comes to whole bytes.'
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "nanoseconds"),
+    [("30ms", 30_000_000), ("1ns", 1), ("2.5 us", 2500), (" 1.5s ", 1_500_000_000), ("0.001ms", 1000),
+     ("1,000ms", 10**9)],
+)  # fmt: skip
+def test_times(value, nanoseconds):
+    assert parse_time(value, "latency") == nanoseconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    [30, 0.03, True, math.nan, "", "30", "ms", "-1ms", "0ms", "0.5ns", "1.0001us", "30 Ms", "30msec", "1e3ms",
+     "30m", "nan ms", "1ms 2us", None],
+)  # fmt: skip
+def test_no_times(value):
+    with pytest.raises(BudgetError) as caught:
+        parse_time(value, "latency")
+    assert str(caught.value) == (
+        f"latency={value!r} is not a time. Give a number above 0 with its unit, such as "
+        '"30ms" (valid units: ns, us, ms, s), that comes to whole nanoseconds.'
+    )
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("60", 60.0), (" 0.5 ", 0.5), (60, 60.0), (1.5, 1.5)])
+def test_seconds(value, seconds):
+    assert parse_seconds(value, "flops_time_limit") == seconds
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "", "60s", "1e3", True, None])
+def test_no_seconds(value):
+    with pytest.raises(BudgetError) as caught:
+        parse_seconds(value, "flops_time_limit")
+    assert str(caught.value) == (
+        f"flops_time_limit={value!r} is not valid. Give a number of seconds above 0, such as 60."
     )
