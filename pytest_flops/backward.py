@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves  # private, for want of a public one
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import Cost, formula_for
 from pytest_flops.memo import meta_like
+from pytest_flops.memory import LiveMemory
 from pytest_flops.nodes import Recorder, Step
 from pytest_flops.shapes import Sink, Tally
 
@@ -51,16 +52,17 @@ class TrainingRecorder(Recorder):
         self._in_backward = False
         self._steps: list[_StepSpan] = []
         self._modules: list[_ModuleSpan] = []
+        self._attentions: list[tuple[int, int]] = []
         self._others: dict[int, Step] = {}
 
     @contextmanager
     def backward(self) -> Iterator[None]:
         """Attribute what runs in this block to the forward pass that was recorded before it."""
-        self._in_backward = True
+        self._in_backward, self._memory = True, self.meter.memory
         try:
             yield
         finally:
-            self._in_backward = False
+            self._in_backward, self.meter.memory = False, self._memory
 
     def run_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         first = _next_number()
@@ -77,6 +79,8 @@ class TrainingRecorder(Recorder):
         ):  # Python inside a custom backward, not a recomputation
             return run(*args, **kwargs)
         step.is_backward = self._in_backward
+        if self._in_backward:
+            self.meter.memory = self._memory
         first = _next_number()
         try:
             return super().run_step(step, run, args, kwargs)
@@ -88,6 +92,7 @@ class TrainingRecorder(Recorder):
         node = torch._C._current_autograd_node() if self._in_backward else None
         if node is None:
             return super().open_stray(func)
+        self.meter.memory = _UNSEEN if self._is_attention(node._sequence_nr()) else self._memory
         step = self._owner(node)
         step.backward = step.backward or Tally()
         return step.backward
@@ -131,12 +136,17 @@ class TrainingRecorder(Recorder):
 
     def _attend(self, *args: Any, **kwargs: Any) -> Any:
         """Run attention, counting it by its formula: below autograd only some decomposition of it is seen."""
-        sink, self.meter.sink = self.meter.sink, Tally()
+        sink, memory, first = self.meter.sink, self.meter.memory, _next_number()
+        self.meter.sink, self.meter.memory = Tally(), _UNSEEN
         try:
             with torch._C.DisableTorchFunction():
                 result = _attention(*args, **kwargs)
         finally:
-            self.meter.sink = sink
+            self.meter.sink, self.meter.memory = sink, memory
+            self._attentions.append((first, _next_number()))
+        _hold_as_fused(
+            memory, result, [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        )
         formula = formula_for(torch.ops.aten.scaled_dot_product_attention.default)
         assert sink is not None
         assert formula is not None
@@ -145,6 +155,39 @@ class TrainingRecorder(Recorder):
         sink.flops += cost.flops
         sink.macs += cost.macs
         return result
+
+    def _is_attention(self, number: int) -> bool:
+        place = bisect_right(self._attentions, number, key=lambda span: span[0]) - 1
+        return place >= 0 and number < self._attentions[place][1]
+
+
+class _Unseen(LiveMemory):
+    """The account of a plain form of attention, which holds scores that a fused kernel does not."""
+
+    def born(self, tensor: Tensor, nbytes: int) -> None: ...
+
+    def made(self, results: Iterable[Tensor], arguments: Iterable[Tensor]) -> None: ...
+
+    def reach(self, workspace: int) -> None: ...
+
+
+_UNSEEN = _Unseen()
+
+
+def _hold_as_fused(memory: LiveMemory, result: Tensor, inputs: Sequence[Tensor]) -> None:
+    """Keep account of what a fused kernel holds: its inputs until its backward pass, then their gradients.
+
+    Its result is laid out so that joining the heads takes no copy: here there is a copy, which stands for the
+    result. The row sums that it saves (a number per query and head) are left out.
+    """
+    memory.made([result], inputs)
+    if result.grad_fn is None:
+        return
+    held = [tensor.detach() for tensor in inputs]
+    result.grad_fn.register_hook(lambda *_: held.clear())
+    for tensor in inputs:
+        if tensor.requires_grad and not tensor.is_leaf:  # a hook on a parameter would stay behind
+            tensor.register_hook(lambda gradient: memory.made([gradient], ()))  # type: ignore[no-untyped-call]
 
 
 _attention = F.scaled_dot_product_attention

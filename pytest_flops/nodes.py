@@ -25,6 +25,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from pytest_flops.errors import TraceError
+from pytest_flops.memory import LiveMemory
 from pytest_flops.report import Node, Op
 from pytest_flops.shapes import Sink
 
@@ -92,6 +93,7 @@ class Step:
         "module_type",
         "name",
         "op",
+        "peak_memory",
         "target",
         "unsupported",
     )
@@ -104,6 +106,7 @@ class Step:
         self.module_type = module_type
         self.flops = 0
         self.macs = 0
+        self.peak_memory = 0
         self.unsupported: dict[str, int] | None = None
         self.is_stray = False
         self.is_idle = False
@@ -117,11 +120,12 @@ class Step:
     def node(self, name: str) -> Node:
         """Return the step as a node of this name, its backward pass included."""
         forward = (0, 0) if self.is_backward else (self.flops, self.macs)
-        flops, macs = self.flops, self.macs
+        flops, macs, peak = self.flops, self.macs, self.peak_memory
         if self.backward is not None:
             flops, macs = flops + self.backward.flops, macs + self.backward.macs
+            peak = max(peak, self.backward.peak_memory)
         parts = (flops - forward[0], macs - forward[1])
-        return Node(name, self.op, self.target, self.module, self.module_type, flops, macs, *parts)
+        return Node(name, self.op, self.target, self.module, self.module_type, flops, macs, *parts, peak)
 
 
 class Meter(Protocol):
@@ -129,6 +133,7 @@ class Meter(Protocol):
 
     sink: Sink | None
     answered: int
+    memory: LiveMemory
 
     def read(self, tensor: Any, name: str) -> None:
         """Take note that the values of a tensor leave PyTorch."""
@@ -232,9 +237,10 @@ class Recorder(TorchFunctionMode):
             raise self._refuse_thread(path)
         if self.meter.sink is not None:
             return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._stack.append((path, type(module).__name__))
+        kind: type = type(module)
+        self._stack.append((path, kind.__name__))
         try:
-            if path == "" or not is_leaf(module):
+            if path == "" or not is_leaf(kind):
                 return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
             return self._run_leaf(module, args, kwargs)
         except BaseException as err:
@@ -265,6 +271,8 @@ class Recorder(TorchFunctionMode):
         """Run the work of one step while it is open. A subclass that measures does so here."""
         meter = self.meter
         answered = meter.answered
+        memory = meter.memory
+        memory.peak = memory.now
         self.steps.append(step)
         meter.sink = step
         try:
@@ -272,17 +280,18 @@ class Recorder(TorchFunctionMode):
         finally:
             meter.sink = None
             step.is_idle = meter.answered == answered
+            step.peak_memory = memory.peak
 
     def _step(self, name: str, op: Op, target: str) -> Step:
         return Step(name, op, target, *self._stack[-1])
 
 
-def is_leaf(module: nn.Module) -> bool:
-    """Tell whether a module is one step: fx's own rule, a module from `torch.nn` that is no container."""
-    if isinstance(module, torch.jit.ScriptModule):
+@functools.lru_cache(maxsize=4096)
+def is_leaf(kind: type) -> bool:
+    """Tell whether modules of a class are one step: fx's own rule, from `torch.nn` and no container."""
+    if issubclass(kind, torch.jit.ScriptModule):
         return True
-    home = type(module).__module__
-    return home.startswith(("torch.nn", "torch.ao.nn")) and not isinstance(module, CONTAINERS)
+    return kind.__module__.startswith(("torch.nn", "torch.ao.nn")) and not issubclass(kind, CONTAINERS)
 
 
 @contextmanager

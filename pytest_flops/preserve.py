@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from operator import is_
 from typing import Any
 
 import torch
@@ -38,7 +39,9 @@ def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
     attributes = [(module.__dict__, dict(module.__dict__)) for module in modules]
     own = [values[name] for _, values in attributes for name in _STORES if name in values]
     users = [value for _, values in attributes for name, value in values.items() if name not in _STANDARD]
-    containers = [(found, found.copy() if found else None) for found in (*own, *_reachable(users))]
+    containers = [*own, *_reachable(users)]
+    filled = [(found, found.copy()) for found in containers if found]
+    empty = [found for found in containers if not found]
     tensors = [
         # `.data` is an alias of its own: assigning to `parameter.data` leaves it at the old storage.
         (tensor, tensor.data, tensor.grad if tensor.is_leaf else None, tensor.requires_grad)
@@ -49,7 +52,7 @@ def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
     ]
     with ExitStack() as stack:
         stack.callback(_restore_tensors, tensors)
-        stack.callback(_restore_containers, containers)
+        stack.callback(_restore_containers, filled, empty)
         stack.callback(_restore_attributes, attributes)
         _preserve_process(stack)
         yield
@@ -83,21 +86,23 @@ def _restore_attributes(attributes: list[tuple[dict[str, Any], dict[str, Any]]])
         found.update(saved)
 
 
-def _restore_containers(containers: list[tuple[Any, Any]]) -> None:
-    for found, saved in containers:
-        if (found or saved) and not _is_same(found, saved):
+def _restore_containers(filled: list[tuple[Any, Any]], empty: list[Any]) -> None:
+    for found, saved in filled:
+        if not _is_same(found, saved):
             found.clear()
-            (found.extend if isinstance(found, (list, collections.deque)) else found.update)(saved or ())
+            (found.extend if isinstance(found, (list, collections.deque)) else found.update)(saved)
+    for found in empty:
+        if found:
+            found.clear()
 
 
 def _is_same(found: Any, saved: Any) -> bool:
     """Tell whether a container holds the very objects that it held, in their order."""
-    if saved is None or len(found) != len(saved):
+    if len(found) != len(saved):
         return False
-    if isinstance(found, dict):
-        pairs = zip(found.items(), saved.items(), strict=True)
-        return all(key is old_key and value is old for (key, value), (old_key, old) in pairs)
-    return all(value is old for value, old in zip(found, saved, strict=True))
+    if isinstance(found, dict) and not all(map(is_, found.values(), saved.values())):
+        return False
+    return all(map(is_, found, saved))
 
 
 def _restore_tensors(tensors: list[tuple[Tensor, Tensor, Tensor | None, bool]]) -> None:

@@ -25,6 +25,7 @@ import torch
 from torch.overrides import _get_current_function_mode_stack
 
 from pytest_flops.errors import MeasurementError
+from pytest_flops.memory import LiveMemory
 from pytest_flops.nodes import Recorder, Step, recording
 from pytest_flops.report import Node
 from pytest_flops.running import Ready, first_line, is_device_failure, is_out_of_memory
@@ -194,6 +195,7 @@ class _Open:
 
     sink: Sink | None = None
     answered = 0
+    memory = LiveMemory()
 
     def read(self, tensor: Any, name: str) -> None:
         """Values may leave PyTorch while time is taken."""

@@ -25,8 +25,22 @@ from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; to
 from torch.utils._python_dispatch import TorchDispatchMode  # documented for extending; no public alias yet
 
 from pytest_flops.errors import FormulaError
+from pytest_flops.foresight import foresee
 from pytest_flops.formulas import Cost, formula_for
-from pytest_flops.memo import META, Memo, Outcome, UnrepeatableError, build, describe, meta_like, specify
+from pytest_flops.memo import (
+    META,
+    Memo,
+    New,
+    Outcome,
+    Result,
+    Several,
+    UnrepeatableError,
+    build,
+    describe,
+    meta_like,
+    specify,
+)
+from pytest_flops.memory import LiveMemory, storage_key
 from pytest_flops.preserve import UndoLog, storage_address
 
 CPU = torch.device("cpu")
@@ -40,17 +54,19 @@ class Sink(Protocol):
 
     flops: int
     macs: int
+    peak_memory: int
     unsupported: dict[str, int] | None
 
 
 class Tally:
     """A sink that stands alone: the cost of one op while it is being found out."""
 
-    __slots__ = ("flops", "macs", "unsupported")
+    __slots__ = ("flops", "macs", "peak_memory", "unsupported")
 
     def __init__(self) -> None:
         self.flops = 0
         self.macs = 0
+        self.peak_memory = 0
         self.unsupported: dict[str, int] | None = None
 
 
@@ -67,29 +83,35 @@ def forget() -> None:
 
 
 class _Traits(NamedTuple):
-    """What an op's schema and tags say of it."""
+    """What an op's schema and tags say of it.
+
+    `mutated` are the arguments that it writes, `statistics` those that it writes in training only, which the
+    argument `training` tells: by position and name.
+    """
 
     mutated: tuple[tuple[int, str], ...]
+    statistics: tuple[tuple[int, str], ...]
+    training: tuple[int, str] | None
     outs: frozenset[str]
     reads_values: bool
     changes_metadata: bool
 
 
 # PyTorch leaves the mutation annotation off these arguments of its batch and instance norms.
-_UNANNOTATED = frozenset({"running_mean", "running_var"})
+_STATISTICS = frozenset({"running_mean", "running_var"})
+_TRAINING = frozenset({"training", "use_input_stats"})
 _CHANGES_METADATA = frozenset({"resize_", "resize_as_", "set_", "as_strided", "as_strided_"})
 
 
 @functools.cache
 def _traits(func: OpOverload) -> _Traits:
-    mutated = []
-    for position, argument in enumerate(func._schema.arguments):
-        written = argument.alias_info is not None and argument.alias_info.is_write
-        if written or argument.name in _UNANNOTATED:
-            mutated.append((position, argument.name))
+    arguments = [(position, argument.name) for position, argument in enumerate(func._schema.arguments)]
+    written = [a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments]
     outs = frozenset(argument.name for argument in func._schema.arguments if argument.is_out)
     return _Traits(
-        mutated=tuple(mutated),
+        mutated=tuple(place for place, is_written in zip(arguments, written, strict=True) if is_written),
+        statistics=tuple(place for place in arguments if place[1] in _STATISTICS),
+        training=next((place for place in arguments if place[1] in _TRAINING), None),
         outs=outs,
         reads_values=torch.Tag.data_dependent_output in func.tags,
         changes_metadata=(
@@ -129,18 +151,28 @@ class _Call(NamedTuple):
     @property
     def mutated(self) -> list[Tensor]:
         """The tensors that the op writes, by its schema."""
-        found: list[Tensor] = []
-        for position, name in _traits(self.func).mutated:
-            value = self.args[position] if position < len(self.args) else self.kwargs.get(name)
-            found += _tensors_in(value)
-        return found
+        traits = _traits(self.func)
+        places = traits.mutated
+        if traits.statistics and (traits.training is None or self._argument(*traits.training)):
+            places += traits.statistics
+        return [tensor for place in places for tensor in _tensors_in(self._argument(*place))]
+
+    def _argument(self, position: int, name: str) -> Any:
+        return self.args[position] if position < len(self.args) else self.kwargs.get(name)
+
+    @property
+    def written(self) -> tuple[int, ...]:
+        """The positions among `tensors` of those that the op writes."""
+        ids = {id(tensor) for tensor in self.mutated}
+        return tuple(i for i, tensor in enumerate(self.tensors) if id(tensor) in ids) if ids else ()
 
 
 class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answer every ATen op of a run and add its cost to the open `sink`.
 
     `symbolic` are the tensors that are not on meta and still stand for metadata only: parameters and floating
-    buffers. `open_stray` gives the sink for an op that arrives while none is open. `answered` counts the ops.
+    buffers. `open_stray` gives the sink for an op that arrives while none is open. `answered` counts the ops,
+    `memory` keeps account of the tensors that are alive.
     After the run, `failure` is the first reason why a shape-only run could not answer, also where the user's
     code swallowed it, and `undo` puts back what was written to tensors that were there before.
     """
@@ -155,6 +187,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.sink = None
         self.answered = 0
         self.failure: Exception | None = None
+        self.memory = LiveMemory()
         self.undo = UndoLog()
         self._open_stray = open_stray
         self._symbolic = {id(tensor) for tensor in symbolic}
@@ -178,6 +211,21 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         self.answered += 1
         call = _Call.of(func, args, kwargs or {})
+        if self.sink is None:
+            return self._answer_stray(call)
+        return self._answer(call)
+
+    def _answer_stray(self, call: _Call) -> Any:
+        """Answer an op that runs outside of all steps, as a step of its own."""
+        self.sink = sink = self._open_stray(call.func)
+        self.memory.peak = self.memory.now
+        try:
+            return self._answer(call)
+        finally:
+            self.sink = None
+            sink.peak_memory = max(sink.peak_memory, self.memory.peak)
+
+    def _answer(self, call: _Call) -> Any:
         for tensor in call.tensors:
             if tensor.is_meta or self._is_symbolic(tensor):
                 return self._answer_symbolic(call)
@@ -186,7 +234,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def wrote(self, tensor: Tensor) -> bool:
         """Tell whether the run wrote, or would have written, into a tensor that was there before it."""
         twin = self._twins.get(id(tensor), (tensor, tensor))[1]
-        return not self._written.isdisjoint((_storage_id(tensor), _storage_id(twin)))
+        return not self._written.isdisjoint((storage_key(tensor), storage_key(twin)))
 
     def _is_symbolic(self, tensor: Tensor) -> bool:
         """Tell whether a tensor that has data stands for its metadata only."""
@@ -213,12 +261,33 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             outcome = self._outcomes.get(call.key)
         except TypeError:  # an argument without a hash: nothing to look up
             outcome = None
-        if outcome is None:
+        if outcome is None and (outcome := self._foreseen(call)) is None:
             return self._find_out(call)
-        self._add(call.func, outcome)
-        if _traits(call.func).mutated:
-            self._taint(call)
-        return build(outcome.result, call.tensors, self._twin)
+        return self._give(call, outcome)
+
+    def _give(self, call: _Call, outcome: Outcome) -> Any:
+        """Return what an op returns whose outcome is known, and take its cost into account."""
+        self._add(outcome)
+        if outcome.written:
+            self._taint([call.tensors[position] for position in outcome.written])
+        result = build(outcome.result, call.tensors, self._twin, self.memory.born)
+        if outcome.workspace:
+            self.memory.reach(outcome.workspace)
+        return result
+
+    def _foreseen(self, call: _Call) -> Outcome | None:
+        """Return, and remember, the outcome of an op that need not run; None where it has to."""
+        formula = formula_for(call.func)
+        result = foresee(call.func, call.args, call.kwargs, call.tensors) if formula else None
+        if formula is None or result is None:
+            return None
+        out = build(result, call.tensors, self._twin, _unborn)
+        cost = formula(*call.args, out=out, **call.kwargs)
+        if cost is NotImplemented:
+            return None
+        outcome = _checked(call.func, cost)._replace(result=result, written=call.written)
+        memo.store(call.key, outcome)
+        return outcome
 
     def _find_out(self, call: _Call) -> Any:
         """Run an op on metadata, and remember what came of it where metadata says it all."""
@@ -227,18 +296,24 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             result, tally = self._infer(call.on(twins, META))
         except Exception as err:
             return self._find_out_from_values(call, err)
-        self._taint(call)
-        outcome = Outcome(None, tally.flops, tally.macs, tally.unsupported)
-        self._add(call.func, outcome)
-        if _traits(call.func).changes_metadata:
-            self._require_meta(call)
-            return result
         try:
-            outcome = outcome._replace(result=specify(result, twins))
+            if _traits(call.func).changes_metadata:
+                raise UnrepeatableError
+            outcome = _outcome(call, specify(result, twins), tally)
             memo.store(call.key, outcome)
         except (UnrepeatableError, TypeError):
-            return result
-        return build(outcome.result, call.tensors, self._twin)
+            return self._give_once(call, result, tally, twins)
+        return self._give(call, outcome)
+
+    def _give_once(self, call: _Call, result: Any, tally: Tally, twins: list[Tensor]) -> Any:
+        """Return a result that no description can give again."""
+        self._taint(call.mutated)
+        self._add(_outcome(call, None, tally))
+        if _traits(call.func).changes_metadata:
+            self._require_meta(call)
+        self.memory.reach(tally.peak_memory)
+        self.memory.made(_tensors_in(result), twins)
+        return result
 
     def _find_out_from_values(self, call: _Call, failure: Exception) -> Any:
         """Run an op that metadata alone does not decide with the values of its concrete whole numbers.
@@ -254,9 +329,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not self.real and not self._inferring:
                 self.failure = self.failure or failure
             raise failure from None
-        self._taint(call)
-        self._add(call.func, Outcome(None, tally.flops, tally.macs, tally.unsupported))
-        return result
+        return self._give_once(call, result, tally, mixed)
 
     def _has_value(self, tensor: Tensor) -> bool:
         is_whole = not (tensor.is_floating_point() or tensor.is_complex())
@@ -266,17 +339,22 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run a call whose tensors are on meta, apart from the rest: return its result and its cost."""
         if _traits(call.func).reads_values:
             raise NeedsRealTensorsError(f"{call.func} reads a value")
-        outer = self.sink, self._inferring
-        self.sink, self._inferring = (tally := Tally()), True
+        outer = self.sink, self.memory, self._inferring
+        self.sink, self.memory, self._inferring = (tally := Tally()), LiveMemory(), True
         try:
-            return self._evaluate(call), tally
+            result = self._evaluate(call)
+            tally.peak_memory = self.memory.peak
+            return result, tally
         finally:
-            self.sink, self._inferring = outer
+            self.memory.close()
+            self.sink, self.memory, self._inferring = outer
 
     def _twin(self, tensor: Tensor) -> Tensor:
-        """Return the meta tensor that stands for a tensor: itself, or one made once per run."""
+        """Return the meta tensor that stands for a tensor: itself, or for a symbolic one always the same."""
         if tensor.is_meta:
             return tensor
+        if not self._is_symbolic(tensor):
+            return meta_like(tensor)
         found = self._twins.get(id(tensor))
         if found is None:
             with torch.inference_mode(tensor.is_inference()):  # a view must be of its base's kind
@@ -289,10 +367,10 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.failure = self.failure or NeedsRealTensorsError(f"{call.func} reshapes a tensor in place")
             raise self.failure
 
-    def _taint(self, call: _Call) -> None:
+    def _taint(self, tensors: Iterable[Tensor]) -> None:
         """Note concrete tensors just written with values that nobody has: from now on they are symbolic."""
-        for tensor in call.mutated:
-            self._written.add(_storage_id(tensor))
+        for tensor in tensors:
+            self._written.add(storage_key(tensor))
             if not tensor.is_meta and id(tensor) not in self._symbolic and storage_address(tensor):
                 self._tainted.add(storage_address(tensor))
                 self._twin(tensor)  # keeps the tensor alive, so that its storage's address stays taken
@@ -304,14 +382,16 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             device = META if not call.tensors and self._is_symbolic_factory(call) else CPU
             call = call.on([tensor.cpu() for tensor in call.tensors], device)
         self.undo.remember(mutated := call.mutated)
-        self._written.update(map(_storage_id, mutated))
+        self._written.update(map(storage_key, mutated))
         outcome = None if formula_for(call.func) else self._outcome_of_composite(call)
         if outcome is None:
             result = self._evaluate(call)
         else:
             result = call()
-            self._add(call.func, outcome)
-        self.undo.created(_tensors_in(result), call.tensors)
+            self._add(outcome)
+            self.memory.reach(outcome.workspace + _new_bytes(outcome.result))
+        self.undo.created(made := _tensors_in(result), call.tensors)
+        self.memory.made(made, call.tensors)
         return result
 
     def _is_symbolic_factory(self, call: _Call) -> bool:
@@ -329,7 +409,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if outcome is None and call.tensors:
                 twins = [meta_like(tensor) for tensor in call.tensors]
                 result, tally = self._infer(call.on(twins, META))
-                outcome = Outcome(specify(result, twins), tally.flops, tally.macs, tally.unsupported)
+                outcome = _outcome(call, specify(result, twins), tally)
                 memo.store(call.key, outcome)
         except Exception:  # whatever a meta kernel says for want of values: the run on values will know
             return None
@@ -346,7 +426,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             kwargs = {name: value for name, value in call.kwargs.items() if name not in outs}
             cost = formula(*call.args, out=result, **kwargs)
             if cost is not NotImplemented:
-                self._add(call.func, _checked(call.func, cost))
+                self._add(_checked(call.func, cost))
                 return result
         with self:
             result = call.func.decompose(*call.args, **call.kwargs)
@@ -360,18 +440,34 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # Private: PyTorch publishes the table only through its exporter, which is far heavier.
         decomposition = torch._decomp.decomposition_table.get(call.func)
         if decomposition is None:
-            self._add(call.func, Outcome(None, 0, 0, {str(call.func): 1}))
+            self._add(Outcome(None, 0, 0, {str(call.func): 1}))
             return
         call = call.on([meta_like(tensor) for tensor in call.tensors], META)
         with self:
             decomposition(*call.args, **call.kwargs)
 
-    def _add(self, func: OpOverload, outcome: Outcome) -> None:
-        sink = self.sink or self._open_stray(func)
+    def _add(self, outcome: Outcome) -> None:
+        sink = self.sink
+        assert sink is not None
         sink.flops += outcome.flops
         sink.macs += outcome.macs
         if outcome.unsupported:
             _report_unsupported(sink, outcome.unsupported)
+
+
+def _outcome(call: _Call, result: Result, tally: Tally) -> Outcome:
+    workspace = max(tally.peak_memory - _new_bytes(result), 0)
+    return Outcome(result, tally.flops, tally.macs, tally.unsupported, workspace, call.written)
+
+
+def _new_bytes(result: Result) -> int:
+    if type(result) is Several:
+        return sum(map(_new_bytes, result.parts))
+    return result.nbytes if type(result) is New else 0
+
+
+def _unborn(tensor: Tensor, nbytes: int) -> None:
+    """Keep a tensor that only stands for a result out of the account."""
 
 
 def _report_unsupported(sink: Sink, calls: Mapping[str, int]) -> None:
@@ -391,11 +487,6 @@ def _swap(values: Any, tensors: Mapping[int, Tensor], device: torch.device) -> A
     if type(values) is dict:
         return {name: _swap(value, tensors, device) for name, value in values.items()}
     return values
-
-
-def _storage_id(tensor: Tensor) -> int:
-    """Return what tells a storage from all others alive, also on meta; 0 for a layout without one."""
-    return int(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else 0
 
 
 def _tensors_in(result: Any) -> list[Tensor]:

@@ -75,6 +75,11 @@ class Subject:
         return [*self.parameters, *(b for b in self.buffers if b.is_floating_point() or b.is_complex())]
 
     @property
+    def memory(self) -> int:
+        """The size of all parameters and buffers in bytes."""
+        return sum(tensor.nbytes for tensor in [*self.parameters, *self.buffers])
+
+    @property
     def lives_on_meta(self) -> bool:
         """Tell whether a parameter or buffer has no data, so that a run on real tensors is out of reach."""
         return any(tensor.is_meta for tensor in [*self.parameters, *self.buffers])
@@ -123,9 +128,13 @@ class Inputs:
         to see that.
         """
 
+        converted: dict[int, Tensor] = {}
+
         def renew(leaf: Any) -> Any:
-            if isinstance(leaf, Tensor):
-                return convert(leaf)
+            if isinstance(leaf, Tensor):  # one given twice stays one: attention asks `query is key`
+                if id(leaf) not in converted:
+                    converted[id(leaf)] = convert(leaf)
+                return converted[id(leaf)]
             if isinstance(leaf, _Replayed):
                 return iter(tree_map(renew, leaf.items))
             return _copied(leaf)

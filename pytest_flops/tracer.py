@@ -123,6 +123,7 @@ class Run:
             return err
         finally:
             self._shapes.undo.restore()
+            self._shapes.memory.close()
         return self._shapes.failure or self.recorder.problem
 
     def _finish(self, output: Any) -> None:
@@ -219,6 +220,7 @@ class Run:
             unsupported=unsupported,
             formulas=FORMULAS_VERSION,
             torch=torch.__version__,
+            parameter_memory=self._subject.memory,
         )
 
 

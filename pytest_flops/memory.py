@@ -1,0 +1,75 @@
+"""How much memory a run's tensors take: the storages that are alive, from birth to death.
+
+A run on shapes holds its tensors exactly as long as a run on real ones does, for it is the same Python code
+that holds them. So a storage is seen by a weak reference, views and in-place results need no care, and a
+temporary is gone when Python lets go of it.
+
+What is not seen: what a kernel takes for itself while it works (workspaces, copies in another layout), and
+what an allocator adds by rounding.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+class _Stored(weakref.ref[torch.UntypedStorage]):
+    """A storage that is alive as long as this says so, its size in bytes and its place in the account."""
+
+    __slots__ = ("key", "nbytes")
+    key: int
+    nbytes: int
+
+
+class LiveMemory:
+    """The account of one run: bytes alive `now`, and the most since `peak` was last set to `now`."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.peak = 0
+        self._alive: dict[int, _Stored] = {}
+
+    def born(self, tensor: Tensor, nbytes: int) -> None:
+        """Take a tensor just made into the account, with a storage of its own of so many bytes."""
+        storage = tensor.untyped_storage()
+        stored = _Stored(storage, self._died)
+        stored.key = key = storage._cdata  # private: what tells a storage from all others alive, also on meta
+        stored.nbytes = nbytes
+        self._alive[key] = stored
+        self.now += nbytes
+        if self.now > self.peak:
+            self.peak = self.now
+
+    def made(self, results: Iterable[Tensor], arguments: Iterable[Tensor]) -> None:
+        """Take the results of an op into the account, less those that share storage with an argument."""
+        known: set[int] | None = None
+        for tensor in results:
+            if (key := storage_key(tensor)) and key not in self._alive:
+                known = {storage_key(argument) for argument in arguments} if known is None else known
+                if key not in known:
+                    self.born(tensor, tensor.untyped_storage().nbytes())
+
+    def reach(self, workspace: int) -> None:
+        """Note that so many bytes more were alive for a moment."""
+        self.peak = max(self.peak, self.now + workspace)
+
+    def _died(self, stored: weakref.ref[torch.UntypedStorage]) -> None:
+        assert isinstance(stored, _Stored)
+        self.now -= stored.nbytes
+        del self._alive[stored.key]
+
+    def close(self) -> None:
+        """End the account: what dies from now on is no business of this run."""
+        self._alive.clear()
+
+
+def storage_key(tensor: Tensor) -> int:
+    """Return what tells a tensor's storage from all others alive, also on meta; 0 where it has none."""
+    try:
+        return int(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else 0
+    except RuntimeError:  # wrapped by torch.func
+        return 0
