@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pytest_flops.baseline import Function
 from pytest_flops.report import Node, Report, base_name
 from pytest_flops.verdict import Change, Verdict
-from pytest_flops.wording import calls, costs, delta, place_name, plural, size
+from pytest_flops.wording import calls, costs, delta, figure, place_name, plural
 
 MEASURED_COLUMNS = (
     "node_name",
@@ -177,9 +177,8 @@ def peak_table(report: Report, *, full: bool = False) -> str:
             place_name(node.module),
             report.module_types.get(node.module, "-"),
             node.name,
-            f"{node.peak_memory:,}",
-            size(node.peak_memory),
+            figure("peak_memory", node.peak_memory),
         )
         for node in sorted(highest.values(), key=lambda node: -node.peak_memory)
     ]
-    return _cut(rows, ("module", "type", "peak at", "bytes alive", ""), "lllrr", full, "module")
+    return _cut(rows, ("module", "type", "peak at", "bytes alive"), "llll", full, "module")

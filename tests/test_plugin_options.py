@@ -111,7 +111,7 @@ def test_totals_reach_junit(pytester, run_inside):
         ("flops:b:flops", "48"),
         ("flops:b:macs", "24"),
         ("flops:b:params", "17"),
-        ("flops:b:peak_memory", "0"),
+        ("flops:b:peak_memory", "40"),
     ]
 
 
