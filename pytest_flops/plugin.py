@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_flops.errors import FlopsError
+from pytest_flops.options import add_options, read_options
 from pytest_flops.session import Ledger, Options, whole_files
 
 if TYPE_CHECKING:
+    from pytest_flops.attempt import Attempt
     from pytest_flops.budget import Budget
-    from pytest_flops.fixture import Attempt, Flops
+    from pytest_flops.fixture import Flops
 
 _MARKER = (
-    "flops_budget(flops=None, macs=None, params=None, modules=None, rtol=0, train=False, backward=False, "
-    'unsupported="error", baseline=True): what the models that a test hands to the `flops` fixture may cost. '
-    'Ceilings are counts such as 8_300_000_000 or "8.3G"; modules={"layer*.0": "900M"} caps the FLOPs of '
-    "modules by glob; rtol is the growth over the baseline that passes."
+    "flops_budget(flops=None, macs=None, params=None, peak_memory=None, modules=None, rtol=0, train=False, "
+    'backward=False, unsupported="error", baseline=True, latency=None, latency_rtol=None, latency_threads=1, '
+    "cuda_memory=None, cuda_memory_rtol=None): what the models that a test hands to the `flops` fixture may "
+    'cost. Ceilings are counts such as 8_300_000_000 or "8.3G", sizes such as "400MiB", times such as '
+    '"30ms"; modules={"layer*.0": "900M"} caps the FLOPs of modules by glob; an rtol is the growth over the '
+    "baseline that passes. Latency and CUDA memory are measured where they have a ceiling or an rtol."
 )
 
 _OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
@@ -30,80 +33,16 @@ _ATTEMPT: pytest.StashKey[Attempt] = pytest.StashKey()
 
 # Options ----------------------------------------------------------------------------------------------------
 
-_UPDATES = ("new", "changed", "all")
-
-
-class _Update(argparse.Action):
-    """`--flops-update` with or without `=MODE`: each spelling is an option of its own, so none takes the word
-    behind it, as in `pytest --flops-update tests/test_models.py`."""
-
-    def __init__(self, option_strings: list[str], dest: str, **kwargs: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, **kwargs)
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        setattr(namespace, self.dest, (option_string or "").partition("=")[2] or "all")
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options, each with its twin for the ini file."""
-    group = parser.getgroup("flops", "FLOPs budgets (pytest-flops)")
-    group.addoption(
-        "--flops-update",
-        *(f"--flops-update={mode}" for mode in _UPDATES),
-        action=_Update,
-        dest="flops_update",
-        default=None,
-        help="write the baselines that are new, that changed, or all (the default); ceilings still hold",
-    )
-    group.addoption(
-        "--flops-strict",
-        action="store_true",
-        dest="flops_strict",
-        default=None,
-        help="fail also when a model does less work than its baseline",
-    )
-    group.addoption(
-        "--flops-prune",
-        action="store_true",
-        dest="flops_prune",
-        default=None,
-        help="delete baselines that no test uses; only where all tests of a file ran and passed",
-    )
-    group.addoption(
-        "--flops-rtol",
-        metavar="FRACTION",
-        dest="flops_rtol",
-        default=None,
-        help="growth over the baseline that passes where the marker sets no rtol (default: 0)",
-    )
-    parser.addini("flops_update", "write baselines as --flops-update does: new, changed or all", default="")
-    parser.addini("flops_strict", "fail also when a model does less work", type="bool", default=False)
-    parser.addini("flops_prune", "delete baselines that no test uses", type="bool", default=False)
-    parser.addini("flops_rtol", "growth over the baseline that passes, as a fraction of it", default="0")
-
-
-def _read_options(config: pytest.Config) -> Options:
-    def value(name: str) -> Any:
-        given = config.getoption(name)
-        return config.getini(name) if given is None else given
-
-    update, rtol = value("flops_update") or None, value("flops_rtol")
-    if update is not None and update not in _UPDATES:
-        raise pytest.UsageError(f"flops_update = {update}: not valid. Give new, changed or all.")
-    if rtol != "0":
-        from pytest_flops.budget import parse_rtol
-
-        try:
-            rtol = parse_rtol(rtol, "flops_rtol")
-        except FlopsError as err:
-            raise pytest.UsageError(str(err)) from None
-    return Options(update, value("flops_strict"), value("flops_prune"), rtol)
+    add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, read the options, and start the bookkeeping of the run."""
     config.addinivalue_line("markers", _MARKER)
-    config.stash[_OPTIONS] = options = _read_options(config)
+    config.stash[_OPTIONS] = options = read_options(config)
     config.pluginmanager.register(Run(config, options), "flops-run")
 
 
@@ -145,7 +84,8 @@ def _budget(item: pytest.Item) -> Budget:
 @pytest.fixture
 def flops(request: pytest.FixtureRequest) -> Flops:
     """Count the FLOPs of a model, flops(model, *inputs), and fail where they break the test's budget."""
-    from pytest_flops.fixture import Flops, start_attempt
+    from pytest_flops.attempt import start_attempt
+    from pytest_flops.fixture import Flops
 
     item = request.node
     item.stash[_ATTEMPT] = attempt = start_attempt(item, _budget(item), item.config.stash[_OPTIONS])
@@ -154,9 +94,14 @@ def flops(request: pytest.FixtureRequest) -> Flops:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Forget an earlier attempt of the same test."""
+    """Forget an earlier attempt of the same test, and see that there is CUDA where its budget needs it."""
     if _ATTEMPT in item.stash:
         del item.stash[_ATTEMPT]
+    budget = item.stash.get(_BUDGET, None)
+    if budget is not None and "cuda_memory" in budget.measured:
+        from pytest_flops.measuring import require_cuda
+
+        require_cuda(skip=item.config.stash[_OPTIONS].no_cuda == "skip")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -167,12 +112,12 @@ def pytest_runtest_makereport(
     report = yield
     if call.when == "call":
         attempt = item.stash.get(_ATTEMPT, None)
-        if attempt is not None and (attempt.measured or attempt.failure):
-            from pytest_flops.fixture import conclude
+        if attempt is not None and (attempt.counted or attempt.failure):
+            from pytest_flops.conclusion import conclude
 
             conclude(attempt, report)
         elif report.passed and not hasattr(report, "wasxfail") and item.get_closest_marker("flops_budget"):
-            from pytest_flops.fixture import fail_unmeasured
+            from pytest_flops.conclusion import fail_unmeasured
 
             fail_unmeasured(item, report)
     return report

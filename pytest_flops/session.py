@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from pytest_flops.paths import FOLDER
 
 Note = tuple[str, str]
-"""A line for the summary, after its kind: updated, improved, moved, tolerated, unsupported or real."""
+"""A line for the summary, after its kind, such as "updated" or "improved"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,8 @@ class Options:
     strict: bool = False
     prune: bool = False
     rtol: str = "0"
+    time_limit: float = 60.0
+    no_cuda: str = "error"
 
 
 class Outcome(TypedDict):

@@ -16,6 +16,7 @@ def summary_lines(ledger: Ledger, options: Options, verbosity: int) -> Iterator[
     sections = [
         ("updated baselines", ledger.notes("updated")),
         ("improved: lock it in with --flops-update", ledger.notes("improved")),
+        ("not compared: write a baseline with --flops-update", ledger.notes("uncompared")),
         ("moved without growth: accept it with --flops-update", ledger.notes("moved")),
         ("operators without a formula", ledger.notes("unsupported")),
         (_obsolete_title(options), ledger.obsolete),

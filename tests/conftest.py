@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,9 @@ def make_report(**changes: Any) -> Report:
         "params": 50,
         "nodes": (
             Node("x", "placeholder", "x", "", "Net", 0, 0),
-            Node("body_up", "call_module", "body.up", "body.up", "Linear", 40, 20),
-            Node("body_down", "call_module", "body.down", "body.down", "Linear", 60, 30),
-            Node("add", "call_function", "<built-in function add>", "body", "Body", 6, 0),
+            Node("body_up", "call_module", "body.up", "body.up", "Linear", 40, 20, peak_memory=1600),
+            Node("body_down", "call_module", "body.down", "body.down", "Linear", 60, 30, peak_memory=2048),
+            Node("add", "call_function", "<built-in function add>", "body", "Body", 6, 0, peak_memory=1000),
             Node("output", "output", "output", "", "Net", 0, 0),
         ),
         "module_types": {
@@ -87,12 +88,31 @@ def with_costs(report: Report, costs: Mapping[str, int]) -> Report:
     return replace(report, nodes=nodes)
 
 
+def with_peaks(report: Report, peaks: Mapping[str, int]) -> Report:
+    """Return the report with another peak memory at the named nodes."""
+    from dataclasses import replace
+
+    nodes = tuple(replace(node, peak_memory=peaks.get(node.name, node.peak_memory)) for node in report.nodes)
+    return replace(report, nodes=nodes)
+
+
+def many(count: int) -> Report:
+    """Return a report of a model with that many layers, each larger than the one before."""
+    nodes = [
+        Node(f"n{i}", "call_module", f"n{i}", f"n{i}", "Linear", 1000 + 10 * i, 1 + i) for i in range(count)
+    ]
+    types = {"": "Net"} | {f"n{i}": "Linear" for i in range(count)}
+    return make_report(nodes=tuple(nodes), module_types=types)
+
+
 def load_torch() -> None:
-    """Import all that a trace needs, once: pytester unloads what a run inside this process has imported."""
+    """Import all that counts and measures, once: pytester unloads what a run inside this process imported."""
     import torch
 
     from pytest_flops.tracer import trace
 
+    for room in ("cuda_memory", "latency", "machine"):
+        import_module(f"pytest_flops.{room}")
     trace(torch.nn.Linear(2, 3), (torch.zeros(1, 2),))
 
 

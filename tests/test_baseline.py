@@ -13,18 +13,12 @@ import pytest
 from conftest import make_report, with_costs
 
 from pytest_flops import paths
-from pytest_flops.baseline import (
-    Function,
-    Place,
-    load,
-    owner,
-    parts_of,
-    save,
-    snapshot,
-)
+from pytest_flops.baseline import Function, parts_of, snapshot
 from pytest_flops.errors import BaselineError
+from pytest_flops.measured import Latency, Measured
 from pytest_flops.paths import baseline_path, portable
 from pytest_flops.report import Node
+from pytest_flops.store import Place, load, owner, save
 
 TEST = "test_net.py::test_net"
 RESTORE = "Restore it from version control, or delete it and run the test with --flops-update."
@@ -48,7 +42,7 @@ def test_file_is_written_for_people_and_diffs(place):
         place.path.read_bytes().decode()
         == """\
 {
-  "format": 1,
+  "format": 2,
   "models": {
     "Net": {
       "formulas": 1,
@@ -69,7 +63,8 @@ def test_file_is_written_for_people_and_diffs(place):
       "totals": {
         "flops": 106,
         "macs": 50,
-        "params": 50
+        "params": 50,
+        "peak_memory": 2048
       }
     }
   },
@@ -137,6 +132,85 @@ def test_only_the_version_of_torch_does_not_matter(changes, same):
 def test_cost_in_another_place_matters():
     moved = with_costs(make_report(), {"body_up": 41, "body_down": 59})
     assert not snapshot(make_report()).same_cost(snapshot(moved))
+
+
+# Measured ---------------------------------------------------------------------------------------------------
+
+EPYC = Measured(Latency(2.314, 41.23, 0.021, 120, 1))
+H100 = Measured(Latency(0.5, 1.25, 0.0, 300, 1), cuda_memory=12_845_056)
+
+
+def test_what_was_measured_is_kept_by_machine_in_few_digits(place):
+    models = {"Net": replace(snapshot(make_report()), measured={"NVIDIA H100": H100, "AMD EPYC": EPYC})}
+    save(place, models)
+    assert load(place) == models
+    assert """\
+      "measured": {
+        "AMD EPYC": {
+          "latency": {
+            "median_ms": 41.23,
+            "ratio": 2.314,
+            "reference": 1,
+            "samples": 120,
+            "spread": 0.021
+          }
+        },
+        "NVIDIA H100": {
+          "cuda_memory": 12845056,
+          "latency": {
+""" in place.path.read_text()
+
+
+def test_what_was_measured_is_no_count():
+    counted = snapshot(make_report())
+    assert counted.same_cost(replace(counted, measured={"AMD EPYC": EPYC}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        ("M/latency/ratio", -1.0, "has -1.0 at {m}.latency.ratio, where a number above 0 belongs."),
+        ("M/latency/ratio", 0, "has 0 at {m}.latency.ratio, where a number above 0 belongs."),
+        ("M/latency/ratio", True, "has true at {m}.latency.ratio, where a number above 0 belongs."),
+        ("M/latency/ratio", "2", 'has "2" at {m}.latency.ratio, where a number above 0 belongs.'),
+        ("M/latency/median_ms", 0.0, "has 0.0 at {m}.latency.median_ms, where a number above 0 belongs."),
+        ("M/latency/spread", -0.1, "has -0.1 at {m}.latency.spread, where a number of at least 0 belongs."),
+        ("M/latency/samples", 1.5, "has 1.5 at {m}.latency.samples, where an integer of at least 0 belongs."),
+        (
+            "M/latency/reference",
+            "1",
+            'has "1" at {m}.latency.reference, where an integer of at least 0 belongs.',
+        ),
+        ("M/latency/watts", 1, 'has the unknown key "models.Net.measured["M"].latency.watts".'),
+        ("M/latency", {}, 'lacks "models.Net.measured["M"].latency.ratio".'),
+        ("M/latency", None, "has null at {m}.latency, where an object belongs."),
+        ("M/cuda_memory", 1.5, "has 1.5 at {m}.cuda_memory, where an integer of at least 0 belongs."),
+        ("M/watts", 1, 'has the unknown key "models.Net.measured["M"].watts".'),
+        ("M", {}, "has {{}} at {m}, where a latency or cuda_memory belongs."),
+        ("M", 3, "has 3 at {m}, where an object belongs."),
+    ],
+)
+def test_wrong_measured_entry_is_refused(place, keys, value, message):
+    save(place, {"Net": replace(snapshot(make_report()), measured={"M": EPYC})})
+    data = json.loads(place.path.read_text())
+    spoil(data, f"models/Net/measured/{keys}", value)
+    place.path.write_text(json.dumps(data))
+    where = 'models.Net.measured["M"]'
+    assert refusal(place) == f"net.json {message.format(m=where)} {RESTORE}"
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ("NaN", "holds NaN where a number belongs."),
+        ("-Infinity", "holds -Infinity where a number belongs."),
+        ("1e999", 'has Infinity at models.Net.measured["M"].latency.ratio, where a number above 0 belongs.'),
+    ],
+)
+def test_ratio_that_is_no_number_is_refused(place, number, message):
+    save(place, {"Net": replace(snapshot(make_report()), measured={"M": EPYC})})
+    place.path.write_text(place.path.read_text().replace("2.314", number))
+    assert refusal(place) == f"net.json {message} {RESTORE}"
 
 
 # Names ------------------------------------------------------------------------------------------------------
@@ -233,18 +307,24 @@ def refusal(place: Place) -> str:
             "is not valid JSON (line 1, column 2: Expecting property name enclosed in double quotes). "
             + RESTORE,
         ),
-        (b'{\n "format": 1,', f"ends too early, in line 2. {RESTORE}"),
-        (b'{"format": 1, "te', f"ends too early, in line 1. {RESTORE}"),
+        (b'{\n "format": 2,', f"ends too early, in line 2. {RESTORE}"),
+        (b'{"format": 2, "te', f"ends too early, in line 1. {RESTORE}"),
         (b"[" * 100_000, f"is not valid JSON. {RESTORE}"),
         (b'{"format": ' + b"1" * 5000 + b"}", f"is not valid JSON. {RESTORE}"),
         (b"[]", f"is not a baseline: a JSON object belongs there. {RESTORE}"),
-        (b"{}", f"does not say that it has format 1. {RESTORE}"),
-        (b'{"format": true}', f"does not say that it has format 1. {RESTORE}"),
-        (b'{"format": 2}', "has format 2; this version of pytest-flops reads 1. Upgrade pytest-flops."),
-        (b'{"format": 1, "format": 1}', f'has the key "format" twice. {RESTORE}'),
-        (b'{"format": NaN}', f"holds NaN where an integer belongs. {RESTORE}"),
+        (b"{}", f"does not say that it has format 2. {RESTORE}"),
+        (b'{"format": true}', f"does not say that it has format 2. {RESTORE}"),
+        (b'{"format": 3}', "has format 3; this version of pytest-flops reads 2. Upgrade pytest-flops."),
         (
-            b'{\n<<<<<<< HEAD\n "format": 1\n=======\n "format": 1\n>>>>>>> other\n}',
+            b'{"format": 1}',
+            "has format 1; this version of pytest-flops reads 2. "
+            "Delete it and run the test with --flops-update.",
+        ),
+        (b'{"format": 0}', f"does not say that it has format 2. {RESTORE}"),
+        (b'{"format": 2, "format": 2}', f'has the key "format" twice. {RESTORE}'),
+        (b'{"format": NaN}', f"holds NaN where a number belongs. {RESTORE}"),
+        (
+            b'{\n<<<<<<< HEAD\n "format": 2\n=======\n "format": 2\n>>>>>>> other\n}',
             "has a merge conflict in line 2. "
             "Keep either side of the whole file (git checkout --ours or --theirs), "
             "then run the test with --flops-update.",
@@ -298,7 +378,11 @@ def spoil(data: dict[str, Any], keys: str, value: Any) -> None:
         ("models", [], "has [] at models, where an object belongs."),
         ("notes", "hi", 'has the unknown key "notes".'),
         ("models/Net/totals/watts", 3, 'has the unknown key "models.Net.totals.watts".'),
-        ("models/Net/totals", {"flops": 106, "macs": 50}, 'lacks "models.Net.totals.params".'),
+        (
+            "models/Net/totals",
+            {"flops": 106, "macs": 50, "params": 1},
+            'lacks "models.Net.totals.peak_memory".',
+        ),
         (
             "models/Net/totals/flops",
             107,

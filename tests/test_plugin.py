@@ -44,10 +44,11 @@ def test_workflow_create_pass_grow_fail_accept_pass(pytester, run_inside):
     missing = run_inside(COUNT)
     missing.assert_outcomes(failed=1)
     assert shown(missing, "Net: no baseline", "----") == (
-        "Net: no baseline in flops_baselines/test_it/test_net.json; now 192 FLOPs, 96 MACs, 62 params\n\n"
+        "Net: no baseline in flops_baselines/test_it/test_net.json; now 192 FLOPs, 96 MACs, 62 params, "
+        "80 bytes of peak memory\n\n"
         "Accept it: pytest test_it.py::test_net --flops-update"
     ).replace("/", os.sep)
-    assert "Net (eval): 192 FLOPs, 96 MACs, 62 params" in missing.outlines
+    assert "Net (eval): 192 FLOPs, 96 MACs, 62 params, 80 bytes of peak memory" in missing.outlines
     assert files(pytester) == {}
 
     created = run_inside(None, "--flops-update", "test_it.py")
@@ -71,6 +72,7 @@ def test_workflow_create_pass_grow_fail_accept_pass(pytester, run_inside):
 Net: at most 192 FLOPs (baseline), now 246: +54 (+28.12%), in blocks.1.down and 2 more modules
 Net: at most 96 MACs (baseline), now 120: +24 (+25.00%)
 Net: at most 62 params (baseline), now 76: +14 (+22.58%)
+Net: at most 80 bytes of peak memory (baseline), now 96: +16 (+20.00%), at blocks.1.down
 
 module         type      baseline    now  change
 -------------  ------  ----------  -----  -------------------------
@@ -82,6 +84,14 @@ function    in       nodes      baseline    now  change
 ----------  -------  -------  ----------  -----  --------
 add         (model)  add               0      6  +6 (new)
 
+module         type    peak at        bytes alive
+-------------  ------  -------------  -------------
+blocks.1.down  Linear  blocks_1_down  96
+blocks.1.up    Linear  blocks_1_up    72
+blocks.0.down  Linear  blocks_0_down  56
+blocks.0.up    Linear  blocks_0_up    32
+(model)        Net     add            24
+
 Accept it: pytest test_it.py::test_net --flops-update"""
     )
     assert files(pytester) == before
@@ -90,8 +100,7 @@ Accept it: pytest test_it.py::test_net --flops-update"""
     accepted.assert_outcomes(passed=1)
     assert (
         "  test_it.py::test_net Net: 192 -> 246 FLOPs: +54 (+28.12%); 96 -> 120 MACs: +24 (+25.00%); "
-        + ("62 -> 76 params: +14 (+22.58%)")
-        in accepted.outlines
+        "62 -> 76 params: +14 (+22.58%); 80 -> 96 bytes of peak memory: +16 (+20.00%)" in accepted.outlines
     )
 
     run_inside(None).assert_outcomes(passed=1)
@@ -132,7 +141,7 @@ def test_removed_layer_is_an_improvement_to_lock_in(pytester, run_inside):
         "flops: 1 model in 1 test within budget\n"
         "flops: improved: lock it in with --flops-update\n"
         "  test_it.py::test_net Net: 192 -> 96 FLOPs: -96 (-50.00%), 96 -> 48 MACs: -48 (-50.00%), "
-        "62 -> 31 params: -31 (-50.00%)"
+        "62 -> 31 params: -31 (-50.00%), 80 -> 56 bytes of peak memory: -24 (-30.00%)"
     )
     strict = run_inside(None, "--flops-strict")
     strict.assert_outcomes(failed=1)
@@ -256,8 +265,9 @@ def test_wrong_marker_is_a_collection_error(run_inside):
     result.assert_outcomes(errors=1)
     assert (
         "test_it.py::test_net: flops_budget does not know 'flop'. "
-        "Valid: flops, macs, params, modules, rtol, train, "
-        "backward, unsupported, baseline."
+        "Valid: flops, macs, params, peak_memory, modules, rtol, train, "
+        "backward, unsupported, baseline, latency, latency_rtol, latency_threads, cuda_memory, "
+        "cuda_memory_rtol."
     ) in result.outlines
     result.stdout.no_fnmatch_line("*Traceback*")
     result.stdout.no_fnmatch_line("*INTERNALERROR*")

@@ -42,11 +42,15 @@ def test_command_line_overrules_the_ini_file(pytester, run_inside):
     ("ini", "message"),
     [
         ("flops_update = old", "ERROR: flops_update = old: not valid. Give new, changed or all."),
+        ("flops_no_cuda = no", "ERROR: flops_no_cuda = no: not valid. Give error or skip."),
+        (
+            "flops_time_limit = 1m",
+            "ERROR: flops_time_limit='1m' is not valid. Give a number of seconds above 0, such as 60.",
+        ),
         (
             "flops_rtol = 1%",
             "ERROR: flops_rtol='1%' is not a tolerance. Give a fraction of the baseline of at least 0: "
-            "0.01 lets a "
-            "count grow by 1 %.",
+            "0.01 lets it grow by 1 %.",
         ),
     ],
 )
@@ -59,13 +63,22 @@ def test_wrong_ini_values(pytester, run_inside, ini, message):
 
 def test_help_and_markers(pytester):
     text = str(pytester.runpytest_inprocess("--help").stdout)
-    for word in ("--flops-update", "--flops-strict", "--flops-prune", "--flops-rtol=FRACTION"):
+    for word in (
+        "--flops-update",
+        "--flops-strict",
+        "--flops-prune",
+        "--flops-rtol=FRACTION",
+        "--flops-time-limit=SECONDS",
+        "--flops-no-cuda=error|skip",
+    ):
         assert word in text
     for name in (
         "flops_update (string):",
         "flops_strict (bool):",
         "flops_prune (bool):",
         "flops_rtol (string):",
+        "flops_time_limit (string):",
+        "flops_no_cuda (string):",
     ):
         assert name in text
     assert "@pytest.mark.flops_budget(flops=None, " in str(pytester.runpytest_inprocess("--markers").stdout)
@@ -98,6 +111,7 @@ def test_totals_reach_junit(pytester, run_inside):
         ("flops:b:flops", "48"),
         ("flops:b:macs", "24"),
         ("flops:b:params", "17"),
+        ("flops:b:peak_memory", "40"),
     ]
 
 
@@ -118,7 +132,7 @@ def test_net(flops):
     assert "first time" not in saved.read_text()
     *_, last = ElementTree.parse(Path("out.xml")).findall(".//testcase")
     names = [found.get("name") for found in last.findall("properties/property")]
-    assert names == ["flops:Block:flops", "flops:Block:macs", "flops:Block:params"]
+    assert names == [f"flops:Block:{metric}" for metric in ("flops", "macs", "params", "peak_memory")]
 
 
 def test_last_failed_reruns_the_broken_budget(pytester, net):

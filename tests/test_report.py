@@ -15,12 +15,18 @@ def test_totals_are_sums_over_the_nodes():
     assert (report.flops, report.macs) == (106, 50)
 
 
+def test_peak_memory_is_the_highest_of_the_nodes_and_parameters_come_on_top():
+    report = make_report(parameter_memory=200)
+    assert (report.peak_memory, report.peak_memory_with_parameters) == (2048, 2248)
+    assert make_report(nodes=()).peak_memory == 0
+
+
 def test_modules_are_inclusive_and_the_root_is_the_total():
     assert make_report().modules == {
-        "": ModuleTotal("Net", 106, 50),
-        "body": ModuleTotal("Body", 106, 50),
-        "body.up": ModuleTotal("Linear", 40, 20),
-        "body.down": ModuleTotal("Linear", 60, 30),
+        "": ModuleTotal("Net", 106, 50, 2048),
+        "body": ModuleTotal("Body", 106, 50, 2048),
+        "body.up": ModuleTotal("Linear", 40, 20, 1600),
+        "body.down": ModuleTotal("Linear", 60, 30, 2048),
         "body.drop": ModuleTotal("Dropout", 0, 0),
     }
 

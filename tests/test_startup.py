@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-ROOMS = ["errors", "report", "paths", "baseline", "budget", "table"]
-ROOMS += ["session", "evidence", "summary", "fixture", "plugin"]
+ROOMS = ["errors", "report", "paths", "measured", "units", "wording", "baseline", "store"]
+ROOMS += ["budget", "verdict", "measured_verdict", "table", "failure", "session", "evidence", "summary"]
+ROOMS += ["options", "attempt", "measuring", "progress", "gating", "conclusion", "fixture", "plugin"]
 HEAVY = ("torch", "tabulate", "numpy")
 
 
@@ -37,7 +38,9 @@ def test_a_run_without_budgets_imports_no_torch(pytester, args):
 
 def test_a_collected_budget_imports_no_torch(pytester):
     pytester.makepyfile(
-        "import pytest, sys\n@pytest.mark.flops_budget(flops='1G', rtol=0.1)\ndef test_net(flops): pass\n"
+        "import pytest, sys\n"
+        "@pytest.mark.flops_budget(flops='1G', rtol=0.1, latency='1ms', cuda_memory='1GB')\n"
+        "def test_net(flops): pass\n"
         "def test_it(): assert not {'torch', 'tabulate'} & set(sys.modules)"
     )
     pytester.runpytest_subprocess("-k", "test_it").assert_outcomes(passed=1, deselected=1)

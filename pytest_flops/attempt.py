@@ -1,0 +1,89 @@
+"""One run of one test: what it may cost, what it has cost so far, and where its baselines lie."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from dataclasses import dataclass, field
+
+import pytest
+
+from pytest_flops.baseline import Baseline
+from pytest_flops.budget import Budget
+from pytest_flops.paths import baseline_path, shown_path
+from pytest_flops.session import Note, Options, Outcome
+from pytest_flops.store import Place, load
+
+PROPERTY = "flops:"
+"""What the names of our properties of a test begin with."""
+
+
+@dataclass
+class Attempt:
+    """One run of one test: a test that is run again starts from a new one."""
+
+    item: pytest.Item
+    budget: Budget
+    options: Options
+    place: Place
+    counted: dict[str, Baseline] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+    accepted: dict[str, Baseline] = field(default_factory=dict)
+    notes: list[Note] = field(default_factory=list)
+    sections: list[tuple[str, str]] = field(default_factory=list)
+    failure: str = ""
+    _stored: dict[str, Baseline] | None = None
+
+    @property
+    def stored(self) -> dict[str, Baseline]:
+        """The baselines in the test's file, read once."""
+        if self._stored is None:
+            self._stored = load(self.place)
+        return self._stored
+
+    @property
+    def verbose(self) -> bool:
+        """Whether the run asks for everything (`-vv`)."""
+        return self.item.config.get_verbosity() > 1
+
+    def note(self, kind: str, text: str) -> None:
+        """Keep a line for the summary of the run."""
+        self.notes.append((kind, f"{self.item.nodeid} {text}"))
+
+    def outcome(self) -> Outcome:
+        """Return what the summary needs of this test, in builtin types that travel between processes."""
+        return {
+            "models": len(self.counted),
+            "file": str(self.place.path),
+            "test": self.place.test,
+            "gated": sorted(self.gated),
+            "notes": self.notes,
+        }
+
+
+def start_attempt(item: pytest.Item, budget: Budget, options: Options) -> Attempt:
+    """Return a new attempt at a test, and drop the properties that an earlier one recorded."""
+    item.user_properties[:] = [pair for pair in item.user_properties if not pair[0].startswith(PROPERTY)]
+    return Attempt(item, budget, options, place_of(item))
+
+
+def place_of(item: pytest.Item) -> Place:
+    """Return where a test's baseline lives.
+
+    The id starts at the test file's own name and is made of the names inside it: the same from whatever
+    folder pytest runs, with whatever root, and free of what xdist adds to node ids.
+    """
+    folders = (pytest.Session, pytest.Directory, pytest.File)
+    names = [node.name for node in item.listchain() if not isinstance(node, folders)]
+    test = "::".join([item.path.name, *names])
+    path = baseline_path(item.path, test)
+    return Place(path, shown_path(path, item.config.invocation_params.dir), test)
+
+
+def accept_command(item: pytest.Item) -> str:
+    """Return the command that accepts the present counts of one test, quoted for the user's shell."""
+    inside = place_of(item).test.partition("::")[2]
+    argument = f"{shown_path(item.path, item.config.invocation_params.dir)}::{inside}"
+    command = ["pytest", argument, "--flops-update"]
+    return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)

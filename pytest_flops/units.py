@@ -1,0 +1,99 @@
+"""Limits and tolerances as people write them, read exactly: whole units only, no rounding of fractions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pytest_flops.errors import BudgetError
+
+_COUNTS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
+
+_QUANTITY = re.compile(r"(\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.(\d+))? ?([A-Za-z]*)", re.ASCII)
+_SECONDS = re.compile(r"\d{1,9}(?:\.\d+)?", re.ASCII)
+_FRACTION = re.compile(r"\d+(?:\.\d+)?(?:e-?\d{1,3})?", re.ASCII)
+
+
+def parse_count(value: object, keyword: str) -> int:
+    """Return a count given as a whole number or as text with a decimal unit: `8300`, `8.3e9`, `"8.3G"`.
+
+    Raises `BudgetError` for anything else, naming the keyword.
+    """
+    count = _whole(value, _COUNTS)
+    if count is None:
+        raise BudgetError(
+            f"{keyword}={value!r} is not a count. Give a whole number of at least 0, or text with a decimal "
+            'unit, such as "8.3G" (valid units: k, M, G, T).'
+        )
+    return count
+
+
+def parse_bytes(value: object, keyword: str) -> int:
+    """Return a size in bytes given as a whole number or as text with a unit: `400_000_000`, `"400MiB"`.
+
+    Raises `BudgetError` for anything else, a part of a byte too, naming the keyword.
+    """
+    size = _whole(value, _BYTES)
+    if size is None:
+        raise BudgetError(
+            f"{keyword}={value!r} is not a size. Give a whole number of bytes, or text with a unit, such as "
+            f'"400MiB" (valid units: {_listed(_BYTES)}), that comes to whole bytes.'
+        )
+    return size
+
+
+def parse_time(value: object, keyword: str) -> int:
+    """Return a time in nanoseconds given as text with a unit: `"30ms"`.
+
+    Raises `BudgetError` for anything else, a bare number too, naming the keyword.
+    """
+    time = _from_text(value, _NANOSECONDS) if isinstance(value, str) else None
+    if not time:
+        raise BudgetError(
+            f"{keyword}={value!r} is not a time. Give a number above 0 with its unit, such as "
+            f'"30ms" (valid units: {_listed(_NANOSECONDS)}), that comes to whole nanoseconds.'
+        )
+    return time
+
+
+def parse_seconds(value: object, keyword: str) -> float:
+    """Return a number of seconds above 0, given as a decimal number or as such text."""
+    text = str(value).strip()
+    if isinstance(value, bool) or not _SECONDS.fullmatch(text) or not float(text) > 0:
+        raise BudgetError(f"{keyword}={value!r} is not valid. Give a number of seconds above 0, such as 60.")
+    return float(text)
+
+
+def _whole(value: object, scales: Mapping[str, int]) -> int | None:
+    if isinstance(value, str):
+        return _from_text(value, scales)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        return None
+    return int(value) if isinstance(value, int) or value.is_integer() else None
+
+
+def _from_text(text: str, scales: Mapping[str, int]) -> int | None:
+    match = _QUANTITY.fullmatch(text.strip())
+    if match is None or match[3] not in scales:
+        return None
+    whole, fraction, unit = match.groups(default="")
+    digits = int(whole.replace(",", "").replace("_", "") + fraction)
+    count, rest = divmod(digits * scales[unit], 10 ** len(fraction))
+    return None if rest else count
+
+
+def _listed(scales: Mapping[str, int]) -> str:
+    return ", ".join(unit for unit in scales if unit)
+
+
+def parse_rtol(value: object, keyword: str) -> str:
+    """Return a relative tolerance in decimal digits, so that 0.29 means 29/100; it may be given as text."""
+    text = repr(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not _FRACTION.fullmatch(text.strip()):
+        raise BudgetError(
+            f"{keyword}={value!r} is not a tolerance. Give a fraction of the baseline of at least 0: "
+            "0.01 lets it grow by 1 %."
+        )
+    return text.strip()

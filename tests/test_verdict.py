@@ -1,0 +1,214 @@
+"""The verdict: a pure function of report, baseline and budget."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import make_report, with_costs, with_peaks
+
+from pytest_flops.baseline import Function, snapshot
+from pytest_flops.budget import budget_from
+from pytest_flops.report import Node
+from pytest_flops.verdict import Change, Excess, Mismatch, Unmatched, compare, tolerated
+
+
+def budget(**keywords):
+    return budget_from([((), keywords)])
+
+
+def verdict(report=None, was=None, **keywords):
+    return compare(report or make_report(), snapshot(was or make_report()), budget(**keywords))
+
+
+# Ceilings ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", ["flops", "macs", "params", "peak_memory"])
+@pytest.mark.parametrize(
+    ("distance", "ok", "reason"),
+    [(-1, False, "one over the limit"), (0, True, "limits are inclusive"), (1, True, "one to spare")],
+)
+def test_ceiling(metric, distance, ok, reason):
+    now = {"flops": 106, "macs": 50, "params": 53, "peak_memory": 2048}[metric]
+    found = verdict(make_report(params=53), make_report(params=53), **{metric: now + distance})
+    assert found.ok is ok, reason
+    assert found.excesses == (() if ok else (Excess(metric, now + distance, now),))
+
+
+@pytest.mark.parametrize(
+    ("globs", "excesses"),
+    [
+        ({"body.up": 40}, ()),
+        ({"body.up": 39}, (Excess("flops", 39, 40, "body.up", "body.up"),)),
+        ({"body.*": 59}, (Excess("flops", 59, 60, "body.*", "body.down"),)),
+        ({"body*": 105}, (Excess("flops", 105, 106, "body*", "body"),)),
+        ({"*": 105}, (Excess("flops", 105, 106, "*", ""), Excess("flops", 105, 106, "*", "body"))),
+        ({"": 105}, (Excess("flops", 105, 106, "", ""),)),
+        ({"body.drop": 0}, ()),
+    ],
+)
+def test_module_ceilings(globs, excesses):
+    assert verdict(modules=globs).excesses == excesses
+
+
+@pytest.mark.parametrize(
+    ("glob", "near"),
+    [("body.upp", ("body.up", "body.drop", "body")), ("Body", ("body", "body.up")), ("zzz", ())],
+)
+def test_glob_that_matches_nothing(glob, near):
+    found = verdict(modules={glob: 1000})
+    assert found.unmatched == (Unmatched(glob, near),)
+    assert not found.within_limits
+
+
+def test_ceiling_and_baseline_are_judged_apart():
+    both = verdict(make_report(), with_costs(make_report(), {"add": 5}), flops=100)
+    assert both.excesses == (Excess("flops", 100, 106),)
+    assert [change.what for change in both.grown] == ["flops", "", "body"]
+
+
+def test_unsupported_operators_fail_unless_told_to_warn():
+    report = make_report(unsupported={"aten::odd": 2})
+    assert verdict(report).unsupported == {"aten::odd": 2}
+    assert not verdict(report).ok
+    assert verdict(report, unsupported="warn").ok
+
+
+# Baseline ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("was", "rtol", "largest"),
+    [(100, "0", 100), (100, "0.29", 129), (100, "0.07", 107), (99, "0.01", 99),
+     (0, "0.5", 0), (10**20, "0.1", 11 * 10**19)],
+)  # fmt: skip
+def test_tolerance_is_exact(was, rtol, largest):
+    assert tolerated(was, rtol) == largest
+
+
+def one_module(flops: int):
+    nodes = (Node("fc", "call_module", "fc", "fc", "Linear", flops, 7),)
+    return make_report(nodes=nodes, module_types={"": "Net", "fc": "Linear"})
+
+
+@pytest.mark.parametrize(
+    ("now", "rtol", "grew", "shrank", "reason"),
+    [
+        (100, 0, False, False, "the same"),
+        (101, 0, True, False, "FLOPs are exact"),
+        (99, 0, False, True, "one less"),
+        (110, 0.1, False, False, "the tolerance is inclusive"),
+        (111, 0.1, True, False, "one beyond the tolerance"),
+        (90, 0.1, False, False, "the tolerance holds downward too"),
+        (89, 0.1, False, True, "one beyond it, downward"),
+        (129, 0.29, False, False, "0.29 means 29/100, not its binary neighbour"),
+    ],
+)
+def test_growth(now, rtol, grew, shrank, reason):
+    found = verdict(one_module(now), one_module(100), rtol=rtol)
+    assert (bool(found.grown), bool(found.shrunk)) == (grew, shrank), reason
+    assert found.ok is not grew, reason
+
+
+@pytest.mark.parametrize("metric", ["macs", "params"])
+def test_other_totals_gate_too(metric):
+    fewer = {"params": make_report(params=49), "macs": make_report(nodes=make_report().nodes[:2])}[metric]
+    assert metric in [change.what for change in verdict(make_report(), fewer).grown]
+
+
+@pytest.mark.parametrize(
+    ("now", "rtol", "grew", "shrank", "reason"),
+    [
+        (2000, 0, False, False, "the same"),
+        (2001, 0, True, False, "a prediction is exact"),
+        (1999, 0, False, True, "one byte less"),
+        (2200, 0.1, False, False, "the tolerance is inclusive"),
+        (2201, 0.1, True, False, "one beyond the tolerance"),
+        (1800, 0.1, False, False, "the tolerance holds downward too"),
+        (1799, 0.1, False, True, "one beyond it, downward"),
+    ],
+)
+def test_peak_memory_is_compared_like_a_count(now, rtol, grew, shrank, reason):
+    peaks = {"body_up": 1, "add": 1}
+    now, was = (with_peaks(make_report(), peaks | {"body_down": peak}) for peak in (now, 2000))
+    found = verdict(now, was, rtol=rtol)
+    assert [change.what for change in found.grown] == ["peak_memory"] * grew, reason
+    assert [change.what for change in found.shrunk] == ["peak_memory"] * shrank, reason
+    assert found.breaks_peak_memory is grew
+    assert found.ok is not grew
+
+
+def test_a_peak_over_its_ceiling_breaks_it_whatever_the_baseline():
+    assert verdict(peak_memory=2047).breaks_peak_memory
+    assert not verdict(flops=105, peak_memory=2048).breaks_peak_memory
+
+
+def test_missing_baseline_fails_unless_the_budget_wants_none():
+    assert compare(make_report(), None, budget()).missing
+    assert not compare(make_report(), None, budget()).ok
+    assert compare(make_report(), None, budget(baseline=False, flops=106)).ok
+    assert not compare(make_report(), None, budget(baseline=False, flops=105)).ok
+
+
+def test_change_is_traced_to_the_modules_whose_own_work_changed():
+    now = with_costs(make_report(), {"add": 9, "body_up": 47})
+    found = verdict(now)
+    assert found.totals == (Change("flops", 106, 116, 10, grew=True),)
+    assert found.modules == (
+        Change("", 106, 116, 0, grew=True),
+        Change("body", 106, 116, 3, grew=True),
+        Change("body.up", 40, 47, 7, grew=True),
+    )
+    assert found.functions == (Change(Function("body", "add"), 6, 9, 3, grew=True),)
+    assert [change.what for change in found.places] == ["body.up", "body"]
+
+
+def test_growth_of_one_module_fails_though_another_shrank():
+    found = verdict(with_costs(make_report(), {"body_up": 47, "body_down": 53}))
+    assert found.totals == ()
+    assert [change.what for change in found.grown] == ["body.up"]
+    assert not found.ok
+
+
+def test_renamed_module_is_no_growth():
+    nodes = tuple(
+        node
+        if node.name != "body_up"
+        else Node("body_rise", "call_module", "body.rise", "body.rise", "Linear", 40, 20)
+        for node in make_report().nodes
+    )
+    types = {"": "Net", "body": "Body", "body.rise": "Linear", "body.down": "Linear"}
+    found = verdict(make_report(nodes=nodes, module_types=types))
+    assert found.ok
+    assert [(change.what, change.was, change.now) for change in found.modules] == [
+        ("body.rise", 0, 40),
+        ("body.up", 40, 0),
+    ]
+
+
+def test_new_module_fails_through_the_modules_around_it():
+    extra = Node("head", "call_module", "head", "head", "Linear", 5, 2)
+    types = {**make_report().module_types, "head": "Linear"}
+    found = verdict(make_report(nodes=(*make_report().nodes, extra), module_types=types))
+    assert [change.what for change in found.grown] == ["flops", "macs", ""]
+    assert [change.what for change in found.places] == ["head"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "mismatch"),
+    [
+        ({"mode": "train"}, Mismatch("mode", "eval", "train")),
+        ({"inputs": ("x: float32[9, 3]", "y: bool[1]")},
+         Mismatch("inputs", "x: float32[2, 3]", "x: float32[9, 3], y: bool[1]")),
+    ],
+)  # fmt: skip
+def test_other_inputs_or_mode_are_not_compared(changes, mismatch):
+    found = verdict(with_costs(make_report(**changes), {"add": 99}))
+    assert found.mismatches == (mismatch,)
+    assert not found.ok
+    assert found.grown == ()
+
+
+def test_versions_are_named_and_decide_nothing():
+    found = verdict(make_report(formulas=3, torch="2.16.0"))
+    assert found.versions == (Mismatch("formulas", "1", "3"), Mismatch("torch", "2.15.0", "2.16.0"))
+    assert found.ok
