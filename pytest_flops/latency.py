@@ -8,8 +8,8 @@ moves by a factor of 3: they take the core away, and while they run on the next 
    of it and the work is done by one thread. All other time counts: arithmetic, Python, sleep, locks, disks.
 2. The model runs in turn with a fixed reference workload, on the same device and threads, and each of its
    times is divided by the mean of the reference's before and after it: what slows both cancels.
-3. What remains is chance, which does not strike the same way several times: the result is a median, a
-   baseline the middle one of three measurements, and slower is only what two of three call slower.
+3. What remains is chance, which does not strike the same way several times: the result is a median, and what
+   would break a budget or become a baseline is measured three times (`measuring`).
 
 `tests/benchmarks/bench_latency.py` shows what comes of it.
 """
@@ -79,50 +79,6 @@ def measure_latency(
         ready.surroundings(),
     ):
         return summarised(_pairs(ready, limit))
-
-
-def typical(measure: Callable[[], Latency]) -> Latency:
-    """Return the middle one of three measurements, by ratio: what to keep as a baseline."""
-    return sorted((measure() for _ in range(3)), key=_by_ratio)[1]
-
-
-def is_slower(measure: Callable[[], Latency], baseline: Latency, rtol: float) -> tuple[bool, Latency]:
-    """Tell whether a model is slower than its baseline allows, and return the measurement that decided.
-
-    One measurement decides where its ratio is within `baseline.ratio * (1 + rtol)`. Where it is above, chance
-    may have been at work: then two of three decide.
-
-    Raises `MeasurementError` where the baseline was taken with another version of the reference workload.
-    """
-    limit = baseline.ratio * (1 + rtol)
-
-    def measured() -> Latency:
-        latency = measure()
-        _require_same_reference(baseline, latency)
-        return latency
-
-    first = measured()
-    if first.ratio <= limit:
-        return False, first
-    second = measured()
-    if second.ratio > limit:
-        return True, min(first, second, key=_by_ratio)
-    third = measured()
-    if third.ratio <= limit:
-        return False, third
-    return True, min(first, third, key=_by_ratio)
-
-
-def _by_ratio(latency: Latency) -> float:
-    return latency.ratio
-
-
-def _require_same_reference(baseline: Latency, latency: Latency) -> None:
-    if baseline.reference != latency.reference:
-        raise MeasurementError(
-            f"The baseline's latency is relative to version {baseline.reference} of the reference workload, "
-            f"this one to version {latency.reference}: they do not compare. Write the baseline anew."
-        )
 
 
 def _require_positive(threads: int | None, time_limit: float) -> None:
