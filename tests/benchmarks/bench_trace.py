@@ -1,6 +1,6 @@
 """Compare what `trace()` takes with a bare forward pass on meta, and with other FLOP counters.
 
-    python tests/benchmarks/bench_trace.py [--rounds 9] [--counters NAME ...] [--json FILE] [--quick] [MODEL ...]
+    python tests/benchmarks/bench_trace.py [MODEL ...] [--counters NAME ...] [--json FILE] [--quick]
 
 Install the other counters with `pip install -e .[bench]`; one that is missing, or raises on a model, is a
 "-", and the reason stands below the tables.

@@ -1,6 +1,6 @@
 """Budget every model of timm in one pytest run: what that takes beside building them.
 
-    python tests/benchmarks/bench_zoo.py [--every N] [--match GLOB] [--workers N] [--json FILE] [--quick]
+    python tests/benchmarks/bench_zoo.py [--every N] [--match GLOB] [--runs RUN ...] [--json FILE] [--quick]
 
 A temporary folder gets one test per model (`suites/zoo.py`), and pytest runs there in processes of its own:
 without the plugin, which is the cost of building the models on meta; with `--flops-update`, which writes the
@@ -27,6 +27,9 @@ from typing import Any
 import timm
 from harness import HERE, parser, run_pytest, table, write_json
 from stopwatch import laps
+
+RUNS = {"plain": ["-p", "no:flops"], "update": ["--flops-update"], "compare": [], "workers": []}
+"""What pytest is run with; in this order, since `update` writes what the next two read."""
 
 SMALL = ["resnet18", "vit_tiny_patch16_224", "mobilenetv3_small_050"]
 
@@ -76,17 +79,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser(__doc__)
     options.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th model")
     options.add_argument("--match", default="", metavar="GLOB", help="only models of such names")
-    options.add_argument("--workers", type=int, default=2, metavar="N", help="pytest-xdist workers; 0: none")
+    options.add_argument("--runs", nargs="+", default=list(RUNS), choices=RUNS, help="default: all four")
+    options.add_argument("--workers", type=int, default=2, metavar="N", help="pytest-xdist workers")
     chosen = options.parse_args(arguments)
     names = SMALL if chosen.quick else timm.list_models(chosen.match)[:: chosen.every]
-    runs = {"plain": ("-p", "no:flops"), "update": ("--flops-update",), "compare": ()}
-    if chosen.workers:
-        runs["workers"] = ("-n", str(chosen.workers))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         shutil.copy(HERE / "suites" / "zoo.py", folder / "test_zoo.py")
         (folder / "names.json").write_text(json.dumps(names))
-        found = {run: measure(folder, run, *arguments) for run, arguments in runs.items()}
+        workers = ["-n", str(chosen.workers)]
+        found = {
+            run: measure(folder, run, *RUNS[run], *(workers if run == "workers" else []))
+            for run in RUNS
+            if run in chosen.runs
+        }
     report(found)
     write_json(chosen.json, {"models": len(names), "runs": found})
     return int(any(run["failure"] for run in found.values()))
@@ -95,10 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report(found: dict[str, dict[str, Any]]) -> None:
     """Print what was measured."""
     table([run["figures"] for run in found.values()], f"timm {timm.__version__}, one test per model")
-    for name in ("plain", "compare"):
-        table(growth(found[name]["tests"]), f"Memory of the run '{name}' after so many models", 0)
-    table(dearest(found["compare"]["tests"]), "The dearest budgets, in seconds", 3)
     for name, run in found.items():
+        table(growth(run["tests"]), f"Memory after so many models, run '{name}'", 0)
+        table(dearest(run["tests"]), f"The dearest budgets, in seconds, run '{name}'", 3)
         if run["failure"]:
             print(f"\nThe run '{name}' failed:\n{run['failure']}")
 

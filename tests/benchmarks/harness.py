@@ -74,10 +74,10 @@ class Done(NamedTuple):
     output: str
 
 
-def run_pytest(folder: Path, *arguments: str) -> Done:
+def run_pytest(folder: Path, *arguments: str, **environment: str) -> Done:
     """Run pytest in a folder, in a process of its own, with one thread and none of the project's settings."""
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
+    own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": "", **environment}
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-W", "ignore", "--rootdir=.", *arguments]
     start, cpu = time.perf_counter(), children_cpu()
     done = subprocess.run(command, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True)
