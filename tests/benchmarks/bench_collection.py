@@ -8,7 +8,7 @@ A temporary folder gets one file of parametrised tests that all budget the same 
 - `plain`: without the plugin; `flops(...)` does nothing;
 - `update`: with `--flops-update`, which writes a baseline for each test;
 - `compare`: against these baselines, as CI does;
-- `notes`: with a smaller input than the baselines hold, so that each test gives the summary a line;
+- `notes`: with a smaller model than the baselines hold, so that each test gives the summary a line;
 - `workers`: as `compare`, on several workers; `plain workers` is the same without the plugin.
 
 `wall` and `cpu` are seconds of the whole run, by the clock and by the processor. Per test, in milliseconds of
@@ -68,7 +68,7 @@ def measure_all(tests: int, workers: int) -> list[dict[str, Any]]:
         folder = Path(temporary)
         shutil.copy(HERE / "suites" / "linear.py", folder / "test_linear.py")
         shape = folder / "shape.json"
-        shape.write_text(json.dumps({"tests": tests, "rows": 2}))
+        shape.write_text(json.dumps({"tests": tests, "outputs": 5}))
         found = {
             "plain": measure(folder, "plain", "-p", "no:flops"),
             "update": measure(folder, "update", "--flops-update"),
@@ -78,7 +78,7 @@ def measure_all(tests: int, workers: int) -> list[dict[str, Any]]:
             split = ("-n", str(workers))
             found["plain workers"] = measure(folder, "plain workers", "-p", "no:flops", *split)
             found["workers"] = measure(folder, "workers", *split)
-        shape.write_text(json.dumps({"tests": tests, "rows": 1}))
+        shape.write_text(json.dumps({"tests": tests, "outputs": 4}))
         found["notes"] = measure(folder, "notes", "-v")
     return [
         {

@@ -8,7 +8,7 @@ Install the other counters with `pip install -e .[bench]`; one that is missing, 
 Each counter has a process of its own with one thread, and takes turns there with a bare forward pass of the
 same model on meta: the table has the median of the ratios of each round. The seconds are the processor's, and
 the garbage collector waits meanwhile. A counter that cannot take a model on meta gets it on the CPU, with
-weights, and is marked "real". "cold" starts with an empty memo, as the first trace of a process does; "warm"
+weights, and is marked "cpu". "cold" starts with an empty memo, as the first trace of a process does; "warm"
 has seen the model before. The floor is the user's own Python code: see `counters.Replay`.
 
 Memory is the growth of the peak resident memory of a fresh fork of the process that builds the model and
@@ -124,7 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.quick:
         chosen.models, chosen.rounds = ["resnet18"], 1
         chosen.counters = ["floor", *OURS, "FlopCounterMode"]
-    found = {name: measure(name, chosen.rounds, chosen.models) for name in chosen.counters}
+    found: Found = {}
+    for name in chosen.counters:
+        print(f"{name} ...", file=sys.stderr)
+        found[name] = measure(name, chosen.rounds, chosen.models)
     report(found)
     write_json(chosen.json, {"counters": found, "rounds": chosen.rounds})
 

@@ -5,6 +5,7 @@ python tests/benchmarks/counters.py COUNTER FILE ROUNDS MODEL ...
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import json
@@ -15,7 +16,6 @@ import time
 import timeit
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +182,7 @@ class Replay(TorchFunctionMode):
         return self._answers[-1]
 
 
-@contextmanager
+@contextlib.contextmanager
 def replaying(model: nn.Module, x: Tensor) -> Iterator[Count]:
     """Give the bare forward pass of this model with everything in it answered at once."""
     replay = Replay()
@@ -217,23 +217,23 @@ def build(name: str, device: str) -> tuple[nn.Module, Tensor]:
         return timm.create_model(name).eval(), torch.zeros(1, 3, 224, 224)
 
 
-def find_device(name: str, model: str) -> tuple[str, str]:
-    """Return where a counter takes a model, "" if nowhere, and what it raised."""
+def try_on(name: str, model: str) -> dict[str, Any]:
+    """Return where a counter takes a model, if anywhere, with what memory, and what it raised elsewhere."""
     devices = ["meta"] if name in ON_META else ["cpu"] if name in ON_REAL else ["meta", "cpu"]
     reason = ""
     for device in devices:
         try:
-            COUNTERS[name](*build(model, device))
+            mib = memory(name, model, device)
         except Exception as err:  # whatever a counter raises is its answer
             reason = f"{type(err).__name__}: {err}".splitlines()[0][:150]
         else:
-            return device, reason
-    return "", reason
+            return {"on": device, "MiB": mib, "reason": reason}
+    return {"reason": reason}
 
 
 def memory(name: str, model: str, device: str) -> float:
     """Return by how many MiB building a model and counting it raises the peak of a process."""
-    context = multiprocessing.get_context("fork")  # a heap that no earlier count has made room in
+    context = multiprocessing.get_context("fork")  # a heap in which no large model has left room
     with context.Pool(1) as pool:
         return pool.apply(peak_growth_mib, (_build_and_count, name, model, device))
 
@@ -242,16 +242,20 @@ def _build_and_count(name: str, model: str, device: str) -> None:
     COUNTERS[name](*build(model, device))
 
 
-def measure(name: str, model_name: str, rounds: int) -> dict[str, Any]:
-    """Return what a counter takes for a model, and what it counts."""
-    device, reason = find_device(name, model_name)
-    if not device:
-        return {"reason": reason}
-    found = {"on": "real" if device == "cpu" else device, "reason": reason}
-    found["MiB"] = memory(name, model_name, device)
-    base, (model, x) = build(model_name, "meta"), build(model_name, device)
-    found["count"] = COUNTERS[name](model, x)
-    return {**found, **time_in_rounds(COUNTERS[name], (model, x), base, rounds)}
+def import_lazily(name: str) -> None:
+    """Let a counter import what it does for its first model, which no later one pays for again."""
+    for device in ("meta", "cpu"):
+        with torch.device(device), contextlib.suppress(Exception):
+            COUNTERS[name](nn.Sequential(nn.Conv2d(3, 2, 3)).eval(), torch.zeros(1, 3, 8, 8))
+
+
+def measure(name: str, model_name: str, tried: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Return what a counter takes for a model, given where it takes it, and what it counts."""
+    if "on" not in tried:
+        return tried
+    base, (model, x) = build(model_name, "meta"), build(model_name, tried["on"])
+    count = COUNTERS[name](model, x)
+    return {**tried, "count": count, **time_in_rounds(COUNTERS[name], (model, x), base, rounds)}
 
 
 def measure_floor(model_name: str, rounds: int) -> dict[str, Any]:
@@ -287,7 +291,9 @@ def main(name: str, file: str, rounds: str, *models: str) -> None:
         if name == "floor":
             found = {model: measure_floor(model, int(rounds)) for model in models}
         else:
-            found = {model: measure(name, model, int(rounds)) for model in models}
+            import_lazily(name)
+            taken = {model: try_on(name, model) for model in models}
+            found = {model: measure(name, model, taken[model], int(rounds)) for model in models}
     Path(file).write_text(json.dumps(found))
 
 

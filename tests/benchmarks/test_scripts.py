@@ -46,7 +46,7 @@ def test_bench_zoo(quick: Any) -> None:
     for name, run in runs.items():
         assert run["figures"]["models"] == 3
         assert run["figures"]["construction"] > 0
-        assert (run["figures"]["trace"] > 0) == (run["figures"]["comparison"] > 0) == (name != "plain")
+        assert (run["figures"]["trace"] > 0) == (name != "plain")
     assert len(runs["workers"]["tests"]) == 2
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 SHAPE = json.loads(Path(__file__).with_name("shape.json").read_text())
-MODEL, X = torch.nn.Linear(3, 5), torch.randn(SHAPE["rows"], 3)
+MODEL, X = torch.nn.Linear(3, SHAPE["outputs"]), torch.randn(2, 3)
 
 
 @pytest.mark.parametrize("number", range(SHAPE["tests"]))
