@@ -21,7 +21,9 @@ from pytest_flops.formulas import registry
 from pytest_flops.report import base_name
 
 
-def counted(model: Any, args: Any = (), kwargs: Any = None, *, shape_only: bool = True) -> Report:
+def counted(
+    model: Any, args: Any = (), kwargs: Any = None, *, shape_only: bool = True, same_memory: bool = True
+) -> Report:
     """Count a model for real, and on shapes alone (or see that the error says what to do)."""
     real = trace(model, args, kwargs, execute="real")
     assert not real.unsupported
@@ -30,6 +32,7 @@ def counted(model: Any, args: Any = (), kwargs: Any = None, *, shape_only: bool 
     if shape_only:
         shapes = trace(model, args, kwargs, execute="meta")
         assert working(shapes) == working(real)
+        assert (shapes.peak_memory == real.peak_memory) is same_memory
         assert not shapes.unsupported
     else:
         with pytest.raises(TraceError, match="Give it real tensors"):
@@ -448,7 +451,8 @@ FORMS: dict[str, tuple[Any, tuple[Any, ...], int, int | None]] = {
 @pytest.mark.filterwarnings("ignore::UserWarning")  # prototypes announce themselves
 @pytest.mark.parametrize(("model", "args", "macs", "flops"), FORMS.values(), ids=FORMS)
 def test_forms(model: Any, args: tuple[Any, ...], macs: int, flops: int | None) -> None:
-    report = counted(model, args)
+    # The CPU's kernel of an embedding bag returns small tensors of other sizes, and offsets have values
+    report = counted(model, args, same_memory=model is not jagged and not isinstance(model, nn.EmbeddingBag))
     assert report.macs == macs
     assert report.flops > 0
     if flops is not None:

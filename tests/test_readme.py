@@ -174,7 +174,8 @@ def example_rows() -> list[list[str]]:
             label = f"{test}, {name}" if len(models) > 1 else test
             inputs = ", ".join(text for text in model["inputs"] if "[" in text)
             totals = [f"{model['totals'][metric]:,}" for metric in ("flops", "macs", "params")]
-            found.append([label, f"`{inputs}`", *totals])
+            peak = f"{model['totals']['peak_memory'] / 2**20:,.1f} MiB"
+            found.append([label, f"`{inputs}`", *totals, peak])
     return found
 
 
@@ -284,7 +285,7 @@ def refreshed(readme: str, folder: Path) -> str:
     for block, real in reversed(list(run(readme, folder))):
         readme = readme[: block.start] + real.rstrip() + "\n" + readme[block.end :]
     table = "".join(f"| {' | '.join(row)} |\n" for row in example_rows())
-    return re.sub(r"(?<=\|---\|---\|--:\|--:\|--:\|\n)(\|.*\n)*", lambda _: table, readme)
+    return re.sub(r"(?<=\|---\|---\|--:\|--:\|--:\|--:\|\n)(\|.*\n)*", lambda _: table, readme)
 
 
 if __name__ == "__main__":
