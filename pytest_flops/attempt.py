@@ -13,7 +13,7 @@ from pytest_flops.baseline import Baseline
 from pytest_flops.budget import Budget
 from pytest_flops.paths import baseline_path, shown_path
 from pytest_flops.session import Note, Options, Outcome
-from pytest_flops.store import Place, load
+from pytest_flops.store import Place, load, save
 
 PROPERTY = "flops:"
 """What the names of our properties of a test begin with."""
@@ -42,6 +42,11 @@ class Attempt:
             self._stored = load(self.place)
         return self._stored
 
+    def store(self, models: dict[str, Baseline]) -> None:
+        """Write the baselines of the test's models. Raises `BaselineError` where that is not possible."""
+        save(self.place, models)
+        self._stored = models
+
     @property
     def verbose(self) -> bool:
         """Whether the run asks for everything (`-vv`)."""
@@ -58,6 +63,7 @@ class Attempt:
             "file": str(self.place.path),
             "test": self.place.test,
             "gated": sorted(self.gated),
+            "unused": sorted((self._stored or {}).keys() - self.gated),
             "notes": self.notes,
         }
 

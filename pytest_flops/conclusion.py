@@ -7,7 +7,6 @@ import pytest
 from pytest_flops.attempt import Attempt
 from pytest_flops.baseline import METRICS, Baseline
 from pytest_flops.errors import BaselineError
-from pytest_flops.store import save
 from pytest_flops.wording import changed, measured_changes
 
 
@@ -36,7 +35,7 @@ def write_accepted(attempt: Attempt) -> None:
     models = {name: stored[name] for name in stored if name in keep} | attempt.accepted
     if not attempt.accepted and len(models) == len(stored):
         return
-    save(attempt.place, models)
+    attempt.store(models)
     for name in sorted(attempt.accepted.keys() | (stored.keys() - models.keys())):
         attempt.note("updated", f"{name}: {updated(stored.get(name), models.get(name))}")
 

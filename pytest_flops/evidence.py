@@ -55,14 +55,14 @@ def find_obsolete(ledger: Ledger, *, folders: bool, start: Path) -> Iterator[Obs
 def _unused(file: Path, live: dict[str, Outcome], start: Path) -> Iterator[Obsolete]:
     for path in sorted(baseline_folder(file).glob("*.json")):
         outcome = live.get(os.fspath(path))
+        if outcome is not None:
+            place = Place(path, shown_path(path, start), outcome["test"])
+            yield from (Obsolete(place, name) for name in outcome["unused"])
+            continue
         test = owner(path)
         if test is None or test.partition("::")[0] != file.name:
             continue  # not one of ours, or of a file of the same stem, such as a doctest beside a module
-        place = Place(path, shown_path(path, start), test)
-        if outcome is None:
-            yield Obsolete(place)
-        else:
-            yield from (Obsolete(place, name) for name in sorted(load(place).keys() - set(outcome["gated"])))
+        yield Obsolete(Place(path, shown_path(path, start), test))
 
 
 def _orphans(parent: Path, known: AbstractSet[Path], start: Path) -> Iterator[Obsolete]:

@@ -5,6 +5,7 @@ Every run of pytest loads this room, so it imports next to nothing.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from pathlib import Path
@@ -23,6 +24,7 @@ def baseline_path(test_file: Path, test: str) -> Path:
     return baseline_folder(test_file) / f"{portable(inside)}.json"
 
 
+@functools.lru_cache(maxsize=64)
 def baseline_folder(test_file: Path) -> Path:
     """Return the folder that holds the baselines of one test file."""
     return test_file.parent / FOLDER / portable(test_file.stem)
@@ -47,4 +49,4 @@ def portable(name: str) -> str:
 
 def shown_path(path: Path, start: Path) -> str:
     """Return a path as the user would type it: relative to where pytest was started, when inside it."""
-    return os.fspath(path.relative_to(start) if path.is_relative_to(start) else path)
+    return os.fspath(path).removeprefix(os.path.join(start, ""))

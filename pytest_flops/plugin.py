@@ -55,7 +55,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     sound = []
     for item in items:
         try:
-            _budget(item)
+            if item.get_closest_marker("flops_budget") is not None:
+                _budget(item)
         except FlopsError as err:
             text = f"{item.nodeid}: {err}"
             report = pytest.CollectReport(item.nodeid, "failed", longrepr=text, result=[])
@@ -116,6 +117,7 @@ def pytest_runtest_makereport(
             from pytest_flops.conclusion import conclude
 
             conclude(attempt, report)
+            del item.stash[_ATTEMPT]  # pytest keeps all items to the end of the run
         elif report.passed and not hasattr(report, "wasxfail") and item.get_closest_marker("flops_budget"):
             from pytest_flops.conclusion import fail_unmeasured
 

@@ -27,12 +27,16 @@ class Options:
 
 
 class Outcome(TypedDict):
-    """What one run of a test found; it travels from xdist workers with the test's report."""
+    """What one run of a test found; it travels from xdist workers with the test's report.
+
+    `gated` names the models that were held against the `file`, `unused` the others that it has.
+    """
 
     models: int
     file: str
     test: str
     gated: list[str]
+    unused: list[str]
     notes: list[Note]
 
 

@@ -38,7 +38,6 @@ def test_a_model_is_freed_with_its_test(pytester: pytest.Pytester) -> None:
     pytester.runpytest_subprocess().assert_outcomes(passed=3)
 
 
-@pytest.mark.xfail(reason="pytest keeps the items, and they keep what their tests measured")
 @pytest.mark.parametrize("args", [("--flops-update",), ()])
 def test_no_baseline_outlives_its_test(pytester: pytest.Pytester, args: tuple[str, ...]) -> None:
     pytester.makepyfile(SUITE)
