@@ -49,7 +49,8 @@ def failure_text(
         *_baseline_problems(name, report, verdict, budget, file, strict),
     ]
     blocks = ["\n".join(problems), *change_tables(report, verdict, full=full)]
-    blocks += [peak_table(report, full=full)] if verdict.breaks_peak_memory else []
+    if verdict.broken_peak_memory is not None:
+        blocks.append(peak_table(report, verdict.broken_peak_memory, full=full))
     blocks += [_versions(verdict.versions)] if verdict.versions else []
     blocks += ["\n".join(_ways_out(verdict, budget, accept, updating))]
     return "\n\n".join(block for block in blocks if block)

@@ -92,7 +92,7 @@ def accepts(attempt: Attempt, was: Baseline | None, now: Baseline) -> bool:
 def fail(attempt: Attempt, name: str, report: Report, verdict: Verdict) -> NoReturn:
     """Fail the test with the reason, and the node table as a section of its own."""
     __tracebackhide__ = True
-    peaks = verdict.breaks_peak_memory
+    peaks = verdict.broken_peak_memory is not None
     table = node_table(report, peaks=peaks) if attempt.verbose else node_digest(report, verdict)
     attempt.sections.append((f"flops: nodes of {name}", table))
     text = failure_text(

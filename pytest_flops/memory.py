@@ -67,6 +67,20 @@ class LiveMemory:
         self._alive.clear()
 
 
+# `Tensor.nbytes` is that of the dense equivalent, or raises: these are the parts that a sparse tensor stores.
+_PARTS = {
+    torch.sparse_coo: ("_indices", "_values"),  # private: the public ones refuse what is not coalesced
+    **dict.fromkeys((torch.sparse_csr, torch.sparse_bsr), ("crow_indices", "col_indices", "values")),
+    **dict.fromkeys((torch.sparse_csc, torch.sparse_bsc), ("ccol_indices", "row_indices", "values")),
+}
+
+
+def stored_bytes(tensor: Tensor) -> int:
+    """Return the size of what a tensor stores in bytes: of a sparse one, its indices and values."""
+    parts = _PARTS.get(tensor.layout)
+    return sum(getattr(tensor, part)().nbytes for part in parts) if parts else tensor.nbytes
+
+
 def storage_key(tensor: Tensor) -> int:
     """Return what tells a tensor's storage from all others alive, also on meta; 0 where it has none."""
     try:

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_flops.errors import FlopsError
 from pytest_flops.session import Options
+from pytest_flops.units import parse_rtol, parse_seconds
 
 _UPDATES = ("new", "changed", "all")
 _NO_CUDA = ("error", "skip")
@@ -71,8 +72,6 @@ def read_options(config: pytest.Config) -> Options:
         raise pytest.UsageError(f"flops_update = {update}: not valid. Give new, changed or all.")
     if no_cuda not in _NO_CUDA:
         raise pytest.UsageError(f"flops_no_cuda = {no_cuda}: not valid. Give error or skip.")
-    from pytest_flops.units import parse_rtol, parse_seconds
-
     try:
         rtol = parse_rtol(value("flops_rtol"), "flops_rtol")
         time_limit = parse_seconds(value("flops_time_limit"), "flops_time_limit")

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
 
 from pytest_flops.errors import TraceError
+from pytest_flops.memory import stored_bytes
 
 _VARIADIC = inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)
 
@@ -77,7 +78,7 @@ class Subject:
     @property
     def memory(self) -> int:
         """The size of all parameters and buffers in bytes."""
-        return sum(tensor.nbytes for tensor in [*self.parameters, *self.buffers])
+        return sum(map(stored_bytes, [*self.parameters, *self.buffers]))
 
     @property
     def lives_on_meta(self) -> bool:

@@ -37,7 +37,7 @@ def node_table(report: Report, *, peaks: bool = False) -> str:
 
 def node_digest(report: Report, verdict: Verdict) -> str:
     """Return the nodes where something changed and the largest ones, in the order in which they ran."""
-    peaks = verdict.breaks_peak_memory
+    peaks = verdict.broken_peak_memory is not None
     if len(report.nodes) <= _DIGEST_ROWS:
         return node_table(report, peaks=peaks)
     modules = {change.what for change in verdict.places}
@@ -163,14 +163,14 @@ def _node_names(report: Report, function: Function) -> str:
 # Peak memory ------------------------------------------------------------------------------------------------
 
 
-def peak_table(report: Report, *, full: bool = False) -> str:
-    """Return the modules by the most that was alive while their own steps ran, and the step where that was.
+def peak_table(report: Report, above: int, *, full: bool = False) -> str:
+    """Return the modules while whose own steps more than so many bytes were alive, and the highest such step.
 
     What modules inside them reach is theirs alone, so a container does not repeat it.
     """
     highest: dict[str, Node] = {}
     for node in report.nodes:
-        if node.peak_memory > (highest[node.module].peak_memory if node.module in highest else 0):
+        if node.peak_memory > (highest[node.module].peak_memory if node.module in highest else above):
             highest[node.module] = node
     rows = [
         (

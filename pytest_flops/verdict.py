@@ -102,11 +102,11 @@ class Verdict:
         return self.within_limits and self.within_baseline
 
     @property
-    def breaks_peak_memory(self) -> bool:
-        """Whether the predicted peak memory is above its ceiling or grew beyond the tolerance."""
-        return any(excess.metric == "peak_memory" for excess in self.excesses) or any(
-            change.what == "peak_memory" and change.grew for change in self.totals
-        )
+    def broken_peak_memory(self) -> int | None:
+        """The ceiling or baseline, the lower of both, that the predicted peak memory broke; None: neither."""
+        broken = [excess.limit for excess in self.excesses if excess.metric == "peak_memory"]
+        broken += [change.was for change in self.totals if change.what == "peak_memory" and change.grew]
+        return min(broken, default=None)
 
     @property
     def places(self) -> tuple[Change, ...]:

@@ -223,7 +223,7 @@ def test_the_table_shows_both_passes() -> None:
     ]
     assert lines[4].split() == ["_0", "call_module", "0", "Linear", "260", "150", "125"]
     assert lines[-2:] == [
-        "Sequential (train with backward): 260 FLOPs, 150 MACs, 25 params",
+        "Sequential (train with backward): 260 FLOPs, 150 MACs, 25 params, 220 bytes of peak memory",
         "Of it backward: 125 FLOPs, 75 MACs",
     ]
 

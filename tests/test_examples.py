@@ -96,12 +96,18 @@ VisionTransformer: at most 35,168,752,224 FLOPs (baseline), now 35,323,729,760: 
 in blocks.3.mlp.fc1 and 2 more modules
 VisionTransformer: at most 17,563,828,224 MACs (baseline), now 17,641,291,776: +77,463,552 (+0.44%)
 VisionTransformer: at most 86,567,656 params (baseline), now 86,961,128: +393,472 (+0.45%)
+VisionTransformer: at most 7,262,208 bytes (6.93 MiB) of peak memory (baseline), now 7,665,664 (7.31 MiB): \
++403,456 (+5.56%), at blocks.3.mlp.act
 
 module            type       baseline            now  change
 ----------------  ------  -----------  -------------  --------------------
 blocks.3.mlp.fc1  Linear  929,562,624  1,007,026,176  +77,463,552 (+8.33%)
 blocks.3.mlp.fc2  Linear  929,562,624  1,007,026,176  +77,463,552 (+8.33%)
 blocks.3.mlp.act  GELU        605,184        655,616  +50,432 (+8.33%)
+
+module            type    peak at           bytes alive
+----------------  ------  ----------------  --------------------
+blocks.3.mlp.act  GELU    blocks_3_mlp_act  7,665,664 (7.31 MiB)
 
 Accept it: pytest test_vit.py::test_vit --flops-update"""
     )

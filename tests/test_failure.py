@@ -211,7 +211,6 @@ module     type    peak at    bytes alive
 ---------  ------  ---------  ----------------
 body       Body    add        6,144 (6.00 KiB)
 body.down  Linear  body_down  4,096 (4.00 KiB)
-body.up    Linear  body_up    1,600 (1.56 KiB)
 
 Accept it: pytest test_net.py::test_net --flops-update"""
     )

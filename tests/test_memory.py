@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from pytest_flops import Report, shapes, trace
+from pytest_flops.memory import stored_bytes
 
 KIB = 1024
 X = torch.randn(16, 16)  # 1 KiB
@@ -126,6 +127,14 @@ def test_shared_parameters_and_buffers_are_there_once():
     model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
     model.append(model[0])
     assert trace(model, torch.randn(4, 8)).parameter_memory == (8 * 8 + 8 + 4 * 8) * 4 + 8
+
+
+@pytest.mark.filterwarnings("ignore:Sparse:UserWarning")  # a prototype, it says
+@pytest.mark.parametrize(
+    ("layout", "indices"), [(torch.sparse_coo, 2 * 5), (torch.sparse_csr, 6 + 5), (torch.sparse_csc, 5 + 6)]
+)
+def test_a_sparse_tensor_takes_what_it_stores(layout, indices):
+    assert stored_bytes(torch.eye(5).to_sparse(layout=layout)) == 5 * 4 + indices * 8
 
 
 class Block(nn.Module):

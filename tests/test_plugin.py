@@ -87,10 +87,6 @@ add         (model)  add               0      6  +6 (new)
 module         type    peak at        bytes alive
 -------------  ------  -------------  -------------
 blocks.1.down  Linear  blocks_1_down  96
-blocks.1.up    Linear  blocks_1_up    72
-blocks.0.down  Linear  blocks_0_down  56
-blocks.0.up    Linear  blocks_0_up    32
-(model)        Net     add            24
 
 Accept it: pytest test_it.py::test_net --flops-update"""
     )

@@ -47,7 +47,7 @@ def test_a_collected_budget_imports_no_torch(pytester):
 
 
 UNUSED_ROOMS = {"pytest_flops"} | {
-    f"pytest_flops.{room}" for room in ("errors", "options", "paths", "plugin", "session")
+    f"pytest_flops.{room}" for room in ("errors", "options", "paths", "plugin", "session", "units")
 }
 
 

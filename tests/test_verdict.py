@@ -133,13 +133,13 @@ def test_peak_memory_is_compared_like_a_count(now, rtol, grew, shrank, reason):
     found = verdict(now, was, rtol=rtol)
     assert [change.what for change in found.grown] == ["peak_memory"] * grew, reason
     assert [change.what for change in found.shrunk] == ["peak_memory"] * shrank, reason
-    assert found.breaks_peak_memory is grew
+    assert found.broken_peak_memory == (2000 if grew else None)
     assert found.ok is not grew
 
 
 def test_a_peak_over_its_ceiling_breaks_it_whatever_the_baseline():
-    assert verdict(peak_memory=2047).breaks_peak_memory
-    assert not verdict(flops=105, peak_memory=2048).breaks_peak_memory
+    assert verdict(peak_memory=2047).broken_peak_memory == 2047
+    assert verdict(flops=105, peak_memory=2048).broken_peak_memory is None
 
 
 def test_missing_baseline_fails_unless_the_budget_wants_none():

@@ -40,7 +40,7 @@ MODELS = [
 ]
 NAMES = ["floor", *COUNTERS]
 OURS = {"trace, cold": 0.45, "trace, warm": 0.2}
-"""What issue 5 wants them to reach, as a ratio to the bare forward pass."""
+"""What they are to stay under, as a ratio to the bare forward pass."""
 PEERS = [name for name in NAMES if name not in (*OURS, "floor", "bare forward", "bare forward (real)")]
 
 Found = dict[str, dict[str, dict[str, Any]]]

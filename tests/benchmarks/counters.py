@@ -186,7 +186,7 @@ class Replay(TorchFunctionMode):
 def replaying(model: nn.Module, x: Tensor) -> Iterator[Count]:
     """Give the bare forward pass of this model with everything in it answered at once."""
     replay = Replay()
-    leaves = [module for module in model.modules() if is_leaf(module)]
+    leaves = [module for module in model.modules() if is_leaf(type(module))]
     for module in leaves:
         module.__dict__["_compiled_call_impl"] = functools.partial(replay.call_leaf, module)
 

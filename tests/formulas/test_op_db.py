@@ -146,6 +146,8 @@ NEEDS_VALUES = {
     "unique",
     "unique_consecutive",
 }
+if not torch._C._dispatch_has_kernel_for_dispatch_key("aten::_histogramdd_bin_edges", "Meta"):
+    NEEDS_VALUES.add("histogramdd")  # torch 2.15 has the kernel
 
 
 def check_shape_only(op: OpInfo, dtype: torch.dtype, limit: int | None) -> None:
