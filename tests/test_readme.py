@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from conftest import load_torch
 
+from pytest_flops.wording import size
+
 load_torch()
 
 ROOT = Path(__file__).parent.parent
@@ -174,8 +176,7 @@ def example_rows() -> list[list[str]]:
             label = f"{test}, {name}" if len(models) > 1 else test
             inputs = ", ".join(text for text in model["inputs"] if "[" in text)
             totals = [f"{model['totals'][metric]:,}" for metric in ("flops", "macs", "params")]
-            peak = f"{model['totals']['peak_memory'] / 2**20:,.1f} MiB"
-            found.append([label, f"`{inputs}`", *totals, peak])
+            found.append([label, f"`{inputs}`", *totals, size(model["totals"]["peak_memory"])])
     return found
 
 
