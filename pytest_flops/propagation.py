@@ -4,8 +4,7 @@ The steps are those that `trace` counts, by the same names. A step's work runs b
 no mode counts or records, and PyTorch takes the same fast paths as ever. What is left of the recording
 costs about a microsecond per step, outside the measured time.
 
-Memory is what PyTorch's CUDA allocator says. On the CPU there is no such account, so memory is None there:
-the resident size of the process is not what the model holds.
+Memory is what PyTorch's allocator says: CUDA's in the same run, the CPU's in one more, under the profiler.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from time import perf_counter_ns
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 
@@ -27,6 +25,7 @@ from torch.overrides import _get_current_function_mode_stack
 from pytest_flops.errors import MeasurementError
 from pytest_flops.memory import LiveMemory
 from pytest_flops.nodes import Recorder, Step, recording
+from pytest_flops.probes import Probe, Timer, probes_for
 from pytest_flops.report import Node
 from pytest_flops.running import Ready, first_line, is_device_failure, is_out_of_memory
 from pytest_flops.shapes import Sink
@@ -38,9 +37,10 @@ from pytest_flops.table import MeasuredRow, measurement_table
 class Measurement:
     """What one step took: a node of the trace with its time and the memory allocated around it.
 
-    `time_ms` is wall time on the CPU and device time on CUDA. The memory is that of the model's CUDA device:
-    allocated before and after the step, and the peak in between; None on the CPU. All four are None for
-    inputs, outputs and ops that no Python function called: nothing was measured there.
+    `time_ms` is wall time on the CPU and device time on CUDA. The memory is what was allocated before and
+    after the step, and the peak in between: on CUDA all of the device's, on the CPU what the run allocated
+    itself, and None if a profiler runs already. All four are None for inputs, outputs and ops that no Python
+    function called: nothing was measured there.
     """
 
     node: Node
@@ -78,7 +78,7 @@ class Measurements(tuple[Measurement, ...]):
 
     @property
     def peak_memory_bytes(self) -> int | None:
-        """The most memory allocated on the CUDA device during any step; None on the CPU."""
+        """The most memory allocated during any step; None where none was read."""
         return max((m.memory_peak_bytes for m in self if m.memory_peak_bytes is not None), default=None)
 
     def table(self) -> str:
@@ -100,91 +100,29 @@ def propagate(
     """Run a model on real tensors, on its own device, and return what each step took.
 
     The arguments are those of `trace`; inputs are copied to the model's device. The model runs in eval mode
-    and without gradients, `warmup` times unmeasured and then once measured, and is left as it was found. On
-    CUDA this resets the device's peak memory statistics.
+    and without gradients, `warmup` times unmeasured, then once measured, on the CPU twice: for its time and
+    for its memory. It is left as it was found. On CUDA this resets the device's peak memory statistics.
 
     Raises `MeasurementError` where the model is on meta or on several devices, runs out of memory or takes
     other steps than on shapes alone; `TraceError` for what cannot be counted; and whatever the model raises.
     """
     ready = Ready.of(model, args, kwargs)
+    timer, scale = probes_for(ready.device)
     with ready.contents_kept():
         for _ in range(warmup):
-            timed_pass(ready)
-        stopwatch = timed_pass(ready)
-    return Measurements(_measurements(ready.subject, ready.run.recorder, stopwatch))
-
-
-# Reading clock and allocator --------------------------------------------------------------------------------
-
-
-class Reading(NamedTuple):
-    """The clock and the allocator at one moment. `clock` is for the probe that read it."""
-
-    clock: Any
-    allocated: int | None = None
-    peak: int | None = None
-
-
-class Probe(Protocol):
-    """Reads a device's clock and allocator before and after a step, and tells the time between."""
-
-    def before(self) -> Reading: ...
-
-    def after(self) -> Reading: ...
-
-    def wait(self) -> None:
-        """Wait until the device has done all work: elapsed times are known from then on."""
-
-    def elapsed_ms(self, before: Reading, after: Reading) -> float: ...
-
-
-class CpuProbe:
-    """Wall time; the CPU's allocator keeps no account."""
-
-    def before(self) -> Reading:
-        return Reading(perf_counter_ns())
-
-    after = before
-
-    def wait(self) -> None:
-        pass
-
-    def elapsed_ms(self, before: Reading, after: Reading) -> float:
-        return float(after.clock - before.clock) / 1e6
-
-
-class CudaProbe:
-    """CUDA events on the current stream of one device, and its caching allocator."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def before(self) -> Reading:
-        torch.cuda.reset_peak_memory_stats(self.device)
-        allocated = torch.cuda.memory_allocated(self.device)
-        return Reading(self._event(), allocated, allocated)
-
-    def after(self) -> Reading:
-        event = self._event()
-        return Reading(
-            event, torch.cuda.memory_allocated(self.device), torch.cuda.max_memory_allocated(self.device)
-        )
-
-    def _event(self) -> torch.cuda.Event:
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self.device))
-        return event
-
-    def wait(self) -> None:
-        torch.cuda.synchronize(self.device)
-
-    def elapsed_ms(self, before: Reading, after: Reading) -> float:
-        return float(before.clock.elapsed_time(after.clock))
-
-
-def probe_for(device: torch.device) -> Probe:
-    """Return what reads the clock and the allocator of a device."""
-    return CudaProbe(device) if device.type == "cuda" else CpuProbe()
+            recorded_pass(ready, timer)
+        timed = recorded_pass(ready, timer)
+        weighed = timed
+        if scale is not None and ready.device.type == "cpu":  # CUDA has read both at once
+            weighed = recorded_pass(ready, scale)
+    times, memory = _readings(ready, timed), _readings(ready, weighed)
+    found = []
+    for position, node in ready.run.recorder.nodes_by_step().items():
+        is_read = position in times
+        elapsed = _elapsed_ms(node, timer, times[position]) if is_read else None
+        allocated = scale.memory(*memory[position]) if is_read and scale else (None, None, None)
+        found.append(Measurement(node, elapsed, *allocated))
+    return Measurements(found)
 
 
 # One pass ---------------------------------------------------------------------------------------------------
@@ -207,7 +145,7 @@ class Stopwatch(Recorder):
     def __init__(self, root_type: str, probe: Probe) -> None:
         super().__init__(root_type)
         self.probe = probe
-        self.readings: dict[int, tuple[Reading, Reading]] = {}
+        self.readings: dict[int, tuple[Any, Any]] = {}
 
     def run_step(
         self, step: Step, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -237,20 +175,18 @@ class Stopwatch(Recorder):
             self.__enter__()
 
 
-def timed_pass(ready: Ready) -> Stopwatch:
-    """Run the model once, with a stopwatch on each step.
+def recorded_pass(ready: Ready, probe: Probe) -> Stopwatch:
+    """Run the model once and let a probe read before and after each step.
 
     Raises `MeasurementError` where it runs out of memory, naming the node.
     """
     args, kwargs = ready.fresh_inputs()
-    stopwatch = Stopwatch(ready.run.recorder.root_type, probe := probe_for(ready.device))
+    stopwatch = Stopwatch(ready.run.recorder.root_type, probe)
     for name in ready.inputs.named(ready.subject.signature):
         stopwatch.mark("placeholder", name)
     try:
-        with _recorded(ready, stopwatch):
-            probe.wait()
+        with _recorded(ready, stopwatch), probe:
             ready.subject.call(*args, **kwargs)
-            probe.wait()
     except (MemoryError, RuntimeError) as err:
         if not is_out_of_memory(err):
             raise
@@ -285,7 +221,7 @@ def failures_explained(ready: Ready) -> Iterator[None]:
         if is_out_of_memory(err):
             traceback.clear_frames(err.__traceback__)  # they hold the tensors that filled the memory
             with ready.contents_kept():
-                timed_pass(ready)
+                recorded_pass(ready, probes_for(ready.device)[0])
             raise MeasurementError(f"{name} ran out of memory on {device}: {first_line(err)}") from err
         if is_device_failure(err):
             raise MeasurementError(
@@ -297,13 +233,12 @@ def failures_explained(ready: Ready) -> Iterator[None]:
 # Matching with the trace ------------------------------------------------------------------------------------
 
 
-def _measurements(subject: Subject, counted: Recorder, timed: Stopwatch) -> Iterator[Measurement]:
-    """Yield the nodes of the counted run with what the timed run read at the same steps."""
+def _readings(ready: Ready, stopwatch: Stopwatch) -> dict[int, tuple[Any, Any]]:
+    """Return what was read around the steps of the counted run, by their positions there."""
+    counted = ready.run.recorder
     positions = _visible(counted)
-    _require_same_steps(subject, [counted.steps[position] for position in positions], timed.steps)
-    readings = {position: timed.readings.get(i) for i, position in enumerate(positions)}
-    for position, node in counted.nodes_by_step().items():
-        yield _measurement(node, timed.probe, readings.get(position))
+    _require_same_steps(ready.subject, [counted.steps[position] for position in positions], stopwatch.steps)
+    return {positions[i]: readings for i, readings in stopwatch.readings.items()}
 
 
 def _visible(recorder: Recorder) -> list[int]:
@@ -311,16 +246,13 @@ def _visible(recorder: Recorder) -> list[int]:
     return [position for position, step in enumerate(recorder.steps) if not step.is_stray]
 
 
-def _measurement(node: Node, probe: Probe, readings: tuple[Reading, Reading] | None) -> Measurement:
-    if readings is None:
-        return Measurement(node, None, None, None, None)
-    before, after = readings
-    elapsed = probe.elapsed_ms(before, after)
+def _elapsed_ms(node: Node, timer: Timer, readings: tuple[Any, Any]) -> float:
+    elapsed = timer.elapsed_ms(*readings)
     if not (math.isfinite(elapsed) and elapsed >= 0):
         raise MeasurementError(
             f"The clock says that node {node.name} took {elapsed} ms: nothing was measured."
         )
-    return Measurement(node, elapsed, before.allocated, after.allocated, after.peak)
+    return elapsed
 
 
 def _require_same_steps(subject: Subject, counted: Sequence[Step], timed: Sequence[Step]) -> None:

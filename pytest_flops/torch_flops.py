@@ -48,9 +48,10 @@ IGNORED = "ignored"
 class TorchFLOPsByFX:
     """Count and measure a model by its torch.fx graph, with the interface and the numbers of torch_flops.
 
-    `mem_func_name` says which CUDA memory `propagate` reads after each node: what is allocated
-    ("memory_allocated") or the peak while it ran ("max_memory_allocated"). `ignore_ops` names operations that
-    count nothing: functions ("add"), methods ("softmax"), module classes ("Linear").
+    `mem_func_name` says which memory `propagate` reads after each node: what is allocated
+    ("memory_allocated") or the peak while it ran ("max_memory_allocated"), on the CPU and on CUDA.
+    `ignore_ops` names operations that count nothing: functions ("add"), methods ("softmax"), module classes
+    ("Linear").
     """
 
     def __init__(
@@ -138,11 +139,11 @@ class TorchFLOPsByFX:
         return total
 
     def print_max_memory(self, show: bool = True) -> int | None:
-        """Print and return the largest memory after a node, in bytes; None on the CPU: nobody knows it."""
+        """Print and return the largest memory after a node, in bytes; None where it was not measured."""
         known = [memory for memory in self._column("mem_after_op") if isinstance(memory, int)]
         most = max(known, default=None)
         if show:
-            print(f"max_memory = {'not measured on the CPU' if most is None else f'{most:,} Bytes'}")
+            print(f"max_memory = {'not measured' if most is None else f'{most:,} Bytes'}")
         return most
 
     def save_result_to_csv(self, file_path: str | Path, mode: str = "a") -> None:

@@ -11,11 +11,12 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.profiler import profile
 from torch.overrides import _get_current_function_mode_stack, handle_torch_function, has_torch_function_unary
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pytest_flops import Measurement, MeasurementError, Measurements, propagate, propagation, trace
-from pytest_flops.propagation import CudaProbe, Reading
+from pytest_flops.probes import CpuScale, CudaProbe, CudaReading, Memory, probes_for
 
 X = torch.randn(3, 5)
 
@@ -115,7 +116,7 @@ def test_time_is_that_of_the_work():
     assert measurements["matmul"].time_ms > 5 * measurements["lin"].time_ms > 0
 
 
-def test_the_model_runs_once_unmeasured_and_once_measured():
+def test_the_model_runs_once_unmeasured_then_for_its_time_and_for_its_memory():
     devices: list[str] = []
 
     def watched(model: Calls, x: Tensor) -> Tensor:
@@ -123,9 +124,9 @@ def test_the_model_runs_once_unmeasured_and_once_measured():
         return model.lin(x)
 
     propagate(Calls(watched), X)
-    assert devices == ["meta", "cpu", "cpu"]
+    assert devices == ["meta", "cpu", "cpu", "cpu"]
     propagate(Calls(watched), X, warmup=0)
-    assert devices == ["meta", "cpu", "cpu", "meta", "cpu"]
+    assert devices[4:] == ["meta", "cpu", "cpu"]
 
 
 def modes() -> list[Any]:
@@ -147,7 +148,7 @@ def test_no_mode_is_active_while_a_node_works():
     assert all(seen)  # or the two below prove nothing
     seen.clear()
     propagate(model, X, warmup=0)
-    assert seen[2:] == [[], []]
+    assert seen[2:] == [[]] * 4  # in two runs
 
 
 def test_attention_takes_its_fast_path_as_without_us(monkeypatch):
@@ -160,7 +161,7 @@ def test_attention_takes_its_fast_path_as_without_us(monkeypatch):
     trace(layer, x)
     assert calls == []
     propagate(nn.Sequential(layer), x, warmup=0)
-    assert calls == ["fused"]
+    assert calls == ["fused"] * 2
 
 
 def test_a_mode_of_the_user_stays():
@@ -173,47 +174,88 @@ def test_a_mode_of_the_user_stays():
     made: list[str] = []
     names = list(by_name(propagate(Calls(on_meta_by_default), X, warmup=0)))
     assert names == ["inputs", "lin", "ones", "add", "output"]
-    assert made[2:] == ["cpu", "meta"]
+    assert made[2:] == ["cpu", "meta"] * 2
 
 
 # -- memory ---------------------------------------------------------------------------------------------
 
 
-def test_memory_is_unknown_on_the_cpu():
-    measured = by_name(propagate(Calls(lambda model, x: model.lin(x)), X))["lin"]
+def test_cpu_memory_is_what_the_allocator_gives_out_and_takes_back():
+    def wasteful(model: Calls, x: Tensor) -> Tensor:
+        y = model.lin(x)
+        z = y + 1
+        del y
+        return (z * 2).softmax(0)
+
+    table = [
+        (m.node.name, m.memory_before_bytes, m.memory_after_bytes, m.memory_peak_bytes)
+        for m in propagate(Calls(wasteful), torch.randn(64, 5))
+        if m.time_ms is not None
+    ]
+    size = 64 * 5 * 4
+    assert [row[:3] for row in table] == [
+        ("lin", 0, size),
+        ("add", size, 2 * size),
+        ("mul", size, 2 * size),
+        ("softmax", 2 * size, 3 * size),
+    ]
+    assert all(peak >= after for _, _, after, peak in table)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_cpu_memory_of_real_models_is_what_trace_predicts(name):
+    model, x = timm.create_model(name), torch.randn(1, 3, 224, 224)
+    measurements = propagate(model, x)
+    assert measurements.peak_memory_bytes == trace(model, x).peak_memory
+    linear = [measured for measured in measurements if measured.node.module_type == "Linear"]
+    assert len(linear) > 40
+    assert all(measured.memory_peak_bytes == measured.node.peak_memory for measured in linear)
+
+
+def test_a_profiler_that_runs_already_is_left_alone():
+    with profile(profile_memory=True) as profiler:
+        measured = by_name(propagate(Calls(lambda model, x: model.lin(x)), X))["lin"]
     assert measured.memory_before_bytes is measured.memory_after_bytes is measured.memory_peak_bytes is None
     assert measured.memory_delta_bytes is None
+    assert measured.time_ms > 0
+    assert any(event.name == "aten::linear" for event in profiler.function_events)
+    assert isinstance(probes_for(torch.device("cpu"))[1], CpuScale)
 
 
 class Script:
-    """A probe that reads what it is told: (clock, allocated, peak) before and after each step."""
+    """A probe that reads what it is told, again in every run: (clock, allocated, peak) around each step."""
 
-    def __init__(self, *readings: Reading) -> None:
-        self.readings = iter(readings)
+    def __init__(self, *readings: CudaReading) -> None:
+        self.given = readings
 
-    def before(self) -> Reading:
+    def __enter__(self) -> None:
+        self.readings = iter(self.given)
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def before(self) -> CudaReading:
         return next(self.readings)
 
     after = before
 
-    def wait(self) -> None:
-        pass
+    def elapsed_ms(self, before: CudaReading, after: CudaReading) -> float:
+        return after.event - before.event
 
-    def elapsed_ms(self, before: Reading, after: Reading) -> float:
-        return after.clock - before.clock
+    memory = CudaProbe.memory
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, *readings: Reading) -> Measurements:
-    monkeypatch.setattr(propagation, "probe_for", lambda device: Script(*readings))
+def scripted(monkeypatch: pytest.MonkeyPatch, *readings: tuple[float, int, int]) -> Measurements:
+    probe = Script(*(CudaReading(*reading) for reading in readings))
+    monkeypatch.setattr(propagation, "probes_for", lambda device: (probe, probe))
     return propagate(Calls(lambda model, x: model.lin(x) + x.size(0)), X, warmup=0)
 
 
 def test_readings_reach_the_node_they_were_taken_around(monkeypatch):
     measurements = scripted(
         monkeypatch,
-        *(Reading(0.0, 100, 100), Reading(2.5, 140, 190)),  # lin
-        *(Reading(3.0, 140, 140), Reading(3.5, 140, 140)),  # size: idle, no node
-        *(Reading(4.0, 140, 140), Reading(5.0, 130, 160)),  # add
+        *((0.0, 100, 100), (2.5, 140, 190)),  # lin
+        *((3.0, 140, 140), (3.5, 140, 140)),  # size: idle, no node
+        *((4.0, 140, 140), (5.0, 130, 160)),  # add
     )
     found = [
         (m.node.name, m.time_ms, m.memory_before_bytes, m.memory_after_bytes, m.memory_peak_bytes)
@@ -231,9 +273,9 @@ def test_readings_reach_the_node_they_were_taken_around(monkeypatch):
 def test_the_table_has_the_columns_of_the_seed_and_totals(monkeypatch):
     measurements = scripted(
         monkeypatch,
-        *(Reading(0.0, 100, 100), Reading(2.5, 5140, 5190)),  # lin
-        *(Reading(3.0, 5140, 5140), Reading(3.5, 5140, 5140)),  # size: idle, no node
-        *(Reading(4.0, 5140, 5140), Reading(5.0, 130, 5160)),  # add
+        *((0.0, 100, 100), (2.5, 5140, 5190)),  # lin
+        *((3.0, 5140, 5140), (3.5, 5140, 5140)),  # size: idle, no node
+        *((4.0, 5140, 5140), (5.0, 130, 5160)),  # add
     )
     header, *rows, empty, totals = measurements.table().splitlines()[1:]
     columns = "node_name node_op op_target nn_module_stack[-1] flops time(ms) mem_before_op mem_after_op"
@@ -249,15 +291,16 @@ def test_the_table_has_the_columns_of_the_seed_and_totals(monkeypatch):
 
 
 def test_the_table_leaves_out_the_memory_that_nobody_knows(monkeypatch):
-    measurements = scripted(monkeypatch, *(Reading(0.0), Reading(1.0)) * 3)
-    assert measurements.table().splitlines()[-1] == "Total: 165 FLOPs, 2.000 ms"
+    with profile():
+        measurements = propagate(Calls(lambda model, x: model.lin(x)), X)
     assert "None" not in measurements.table()
+    assert "peak memory" not in measurements.table()
     assert measurements.peak_memory_bytes is None
 
 
 @pytest.mark.parametrize(("clock", "said"), [(float("nan"), "nan"), (float("inf"), "inf"), (-1.0, "-1.0")])
 def test_a_broken_clock_is_an_error(monkeypatch, clock, said):
-    readings = [Reading(0.0), Reading(clock)] * 3
+    readings = [(0.0, 0, 0), (clock, 0, 0)] * 3
     with pytest.raises(MeasurementError) as caught:
         scripted(monkeypatch, *readings)
     assert str(caught.value) == f"The clock says that node lin took {said} ms: nothing was measured."
@@ -284,18 +327,19 @@ def test_the_cuda_probe_reads_its_own_device(monkeypatch):
         )
     monkeypatch.setattr(torch.cuda, "Event", lambda **options: FakeEvent(log, **options))
     second = torch.device("cuda", 1)
-    probe = propagation.probe_for(second)
+    probe, scale = probes_for(second)
+    assert probe is scale
     assert isinstance(probe, CudaProbe)
-    before = probe.before()
-    work = len(log)
-    after = probe.after()
-    probe.wait()
-    assert (before.allocated, before.peak, after.allocated, after.peak) == (100, 100, 100, 150)
+    with probe:
+        before = probe.before()
+        work = len(log)
+        after = probe.after()
+    assert probe.memory(before, after) == Memory(100, 100, 150)
     assert probe.elapsed_ms(before, after) == 7.25
     # The clock is read next to the work: last before it, first after it.
     assert log[work - 1] == ("record", "stream")
     assert log[work + 1] == ("record", "stream")
-    assert log[0] == ("reset_peak_memory_stats", second)
+    assert log[:2] == [("synchronize", second), ("reset_peak_memory_stats", second)]
     assert log[-1] == ("synchronize", second)
     assert {device for name, device in log if name != "record"} == {second}
 
@@ -426,7 +470,7 @@ def test_the_model_runs_in_eval_mode_without_gradients():
         return x + 1
 
     propagate(Calls(watched).train(), X)
-    assert seen == [(False, False)] * 3
+    assert seen == [(False, False)] * 4
 
 
 # -- CUDA -----------------------------------------------------------------------------------------------

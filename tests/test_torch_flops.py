@@ -22,9 +22,10 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torch.autograd.profiler import profile
 
 from pytest_flops import FlopsError, MeasurementError, TorchFLOPsByFX, TraceError, propagation, trace
-from pytest_flops.propagation import Reading
+from pytest_flops.probes import CudaProbe, CudaReading
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "torch_flops"
 IMAGE = torch.randn(1, 3, 224, 224)
@@ -235,7 +236,7 @@ def test_the_first_table_of_the_readme():
 def test_the_second_table_of_the_readme(capsys):
     counter = counted(Toy(add_one=True), torch.randn(1, 5))
     for row in counter.result_table:
-        row[5] = 0.0625
+        row[5:] = 0.0625, None, None, None
     counter.print_result_table()
     edge = "  ".join("=" * n for n in (11, 13, 23, 21, 7, 10, 15, 14, 11))
     expected = [
@@ -310,28 +311,30 @@ def test_the_csv_file(tmp_path, monkeypatch):
 class Script:
     """A probe that reads what it is told, again in every pass."""
 
-    def __init__(self) -> None:
+    def __enter__(self) -> None:
         self.readings = iter(
             [
-                *(Reading(0.0, 1000, 1000), Reading(2.5, 1400, 1900)),
-                *(Reading(4.0, 1400, 1400), Reading(5.0, 1300, 1600)),
+                *(CudaReading(0.0, 1000, 1000), CudaReading(2.5, 1400, 1900)),
+                *(CudaReading(4.0, 1400, 1400), CudaReading(5.0, 1300, 1600)),
             ]
         )
 
-    def before(self) -> Reading:
+    def __exit__(self, *error: Any) -> None: ...
+
+    def before(self) -> CudaReading:
         return next(self.readings)
 
     after = before
 
-    def wait(self) -> None:
-        pass
+    def elapsed_ms(self, before: CudaReading, after: CudaReading) -> float:
+        return after.event - before.event
 
-    def elapsed_ms(self, before: Reading, after: Reading) -> float:
-        return after.clock - before.clock
+    memory = CudaProbe.memory
 
 
 def readings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(propagation, "probe_for", lambda device: Script())
+    probe = Script()
+    monkeypatch.setattr(propagation, "probes_for", lambda device: (probe, probe))
 
 
 def test_the_totals_are_printed_and_returned(capsys, monkeypatch):
@@ -351,9 +354,17 @@ def test_mem_func_name_chooses_the_reading(monkeypatch, function, most):
     assert counter.print_max_memory(show=False) == most
 
 
-def test_memory_is_not_measured_on_the_cpu(capsys):
-    assert counted(Toy(), torch.randn(1, 5)).print_max_memory() is None
-    assert capsys.readouterr().out == "max_memory = not measured on the CPU\n"
+def test_memory_on_the_cpu_is_what_the_run_allocates(capsys):
+    counter = counted(Toy(), torch.randn(16, 5))
+    assert counter.print_max_memory() == 16 * 4 * 4
+    assert capsys.readouterr().out == "max_memory = 256 Bytes\n"
+
+
+def test_memory_is_not_measured_under_a_profiler(capsys):
+    with profile():
+        counter = counted(Toy(), torch.randn(1, 5))
+    assert counter.print_max_memory() is None
+    assert capsys.readouterr().out == "max_memory = not measured\n"
 
 
 def test_nothing_is_printed_unless_asked(capsys):
