@@ -86,9 +86,14 @@ def _parse_flag(value: object, keyword: str) -> bool:
     return value
 
 
+_MOST_THREADS = 1024
+
+
 def _parse_threads(value: object, keyword: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BudgetError(f"{keyword}={value!r} is not valid. Give a whole number of threads of at least 1.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_THREADS:
+        raise BudgetError(
+            f"{keyword}={value!r} is not valid. Give a whole number of threads from 1 to {_MOST_THREADS:,}."
+        )
     return value
 
 

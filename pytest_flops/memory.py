@@ -11,7 +11,7 @@ what an allocator adds by rounding.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -45,13 +45,23 @@ class LiveMemory:
             self.peak = self.now
 
     def made(self, results: Iterable[Tensor], arguments: Iterable[Tensor]) -> None:
-        """Take the results of an op into the account, less those that share storage with an argument."""
+        """Take the results of an op into the account, less those that share storage with an argument.
+
+        Of a storage that is in it already the size may have changed.
+        """
         known: set[int] | None = None
-        for tensor in results:
-            if (key := storage_key(tensor)) and key not in self._alive:
-                known = {storage_key(argument) for argument in arguments} if known is None else known
-                if key not in known:
-                    self.born(tensor, tensor.untyped_storage().nbytes())
+        for tensor in _stored_parts(results):
+            if not (key := storage_key(tensor)):
+                continue
+            nbytes = tensor.untyped_storage().nbytes()
+            if key in self._alive:
+                self.now += nbytes - self._alive[key].nbytes
+                self._alive[key].nbytes = nbytes
+                self.reach(0)
+                continue
+            known = {*map(storage_key, _stored_parts(arguments))} if known is None else known
+            if key not in known:
+                self.born(tensor, nbytes)
 
     def reach(self, workspace: int) -> None:
         """Note that so many bytes more were alive for a moment."""
@@ -77,8 +87,22 @@ _PARTS = {
 
 def stored_bytes(tensor: Tensor) -> int:
     """Return the size of what a tensor stores in bytes: of a sparse one, its indices and values."""
-    parts = _PARTS.get(tensor.layout)
-    return sum(getattr(tensor, part)().nbytes for part in parts) if parts else tensor.nbytes
+    return sum(part.nbytes for part in _stored_parts([tensor]))
+
+
+def _stored_parts(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the tensors that hold the data: a dense one itself, the indices and values of a sparse one."""
+    for tensor in tensors:
+        parts = _PARTS.get(tensor.layout)
+        yield from [getattr(tensor, part)() for part in parts] if parts else [tensor]
+
+
+def keep_alive(storage: torch.UntypedStorage, holder: torch.UntypedStorage) -> None:
+    """Keep a storage alive as long as another one is."""
+    weakref.finalize(holder, _let_go, storage).atexit = False
+
+
+def _let_go(storage: torch.UntypedStorage) -> None: ...
 
 
 def storage_key(tensor: Tensor) -> int:

@@ -18,6 +18,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any, Protocol
 
 import torch
@@ -117,15 +118,19 @@ class Step:
     def costs(self) -> bool:
         return bool(self.flops or (self.backward is not None and self.backward.flops))
 
+    @property
+    def highest(self) -> int:
+        """The most bytes alive while the step or its backward pass ran."""
+        return max(self.peak_memory, self.backward.peak_memory if self.backward is not None else 0)
+
     def node(self, name: str) -> Node:
         """Return the step as a node of this name, its backward pass included."""
         forward = (0, 0) if self.is_backward else (self.flops, self.macs)
-        flops, macs, peak = self.flops, self.macs, self.peak_memory
+        flops, macs = self.flops, self.macs
         if self.backward is not None:
             flops, macs = flops + self.backward.flops, macs + self.backward.macs
-            peak = max(peak, self.backward.peak_memory)
-        parts = (flops - forward[0], macs - forward[1])
-        return Node(name, self.op, self.target, self.module, self.module_type, flops, macs, *parts, peak)
+        place = (self.op, self.target, self.module, self.module_type)
+        return Node(name, *place, flops, macs, flops - forward[0], macs - forward[1], self.highest)
 
 
 class Meter(Protocol):
@@ -193,13 +198,16 @@ class Recorder(TorchFunctionMode):
         return tuple(self.nodes_by_step().values())
 
     def nodes_by_step(self) -> dict[int, Node]:
-        """Return the nodes by position in `steps`; idle steps and strays that cost nothing have none."""
+        """Return the nodes by position in `steps`.
+
+        Idle steps have none, nor strays that cost nothing, unless the most memory was alive while they ran.
+        """
+        steps = [step for step in self.steps if not (step.is_idle or (step.is_stray and not step.costs))]
+        highest = max(self.steps, key=attrgetter("highest"), default=None)
+        is_extra = highest is not None and highest.highest > max((s.highest for s in steps), default=0)
         names = Names()
-        return {
-            i: s.node(names.unique(s.name))
-            for i, s in enumerate(self.steps)
-            if not (s.is_idle or (s.is_stray and not s.costs))
-        }
+        shown = {*map(id, steps), id(highest) if is_extra else 0}
+        return {i: s.node(names.unique(s.name)) for i, s in enumerate(self.steps) if id(s) in shown}
 
     def mark(self, op: Op, name: str) -> None:
         """Record an input of the model, or the end of its forward pass."""

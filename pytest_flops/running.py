@@ -77,6 +77,10 @@ def device_of(subject: Subject, inputs: Inputs) -> torch.device:
     given = {
         leaf.device for leaf in tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(leaf, Tensor)
     }
+    if any(device.type == "meta" for device in given) and not any(device.type == "meta" for device in own):
+        raise MeasurementError(
+            f"Cannot measure {subject.name}: an input is on meta, so it has no values. Give it real tensors."
+        )
     devices = own or given or {torch.device("cpu")}
     if len(devices) > 1:
         names = ", ".join(sorted(map(str, devices)))

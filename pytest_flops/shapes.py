@@ -15,7 +15,9 @@ so that a real run and a shape-only run answer from the same source.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -39,10 +41,11 @@ from pytest_flops.memo import (
     meta_like,
     specify,
 )
-from pytest_flops.memory import LiveMemory, storage_key
+from pytest_flops.memory import LiveMemory, keep_alive, storage_key
 from pytest_flops.preserve import UndoLog, storage_address
 
 CPU = torch.device("cpu")
+_LIFT = torch.ops.aten.lift_fresh.default
 
 CONCRETE_LIMIT = 1 << 24
 """Elements up to which a tensor that `forward` creates is computed for real; larger ones are symbolic."""
@@ -105,8 +108,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.undo = UndoLog()
         self._open_stray = open_stray
         self._symbolic = {id(tensor) for tensor in symbolic}
-        self._tainted: set[int] = set()
-        self._twins: dict[int, tuple[Tensor, Tensor]] = {}
+        self._tainted: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._twins: dict[int, tuple[Any, Tensor]] = {}
         self._written: set[int] = set()
         self._inferring = False
         self._outcomes = memo.current()
@@ -269,11 +272,16 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return tensor
         if not self._is_symbolic(tensor):
             return meta_like(tensor)
-        found = self._twins.get(id(tensor))
-        if found is None:
+        key = id(tensor)
+        if key not in self._twins:
             with torch.inference_mode(tensor.is_inference()):  # a view must be of its base's kind
-                found = self._twins[id(tensor)] = (tensor, meta_like(tensor))
-        return found[1]
+                twin = meta_like(tensor)
+            if key in self._symbolic:
+                self._twins[key] = tensor, twin
+            else:  # one that the run made: it may come to its end before the run does
+                keep_alive(tensor.untyped_storage(), holder=twin.untyped_storage())
+                self._twins[key] = weakref.ref(tensor, partial(self._twins.pop, key)), twin
+        return self._twins[key][1]
 
     def _require_meta(self, call: Call) -> None:
         """Refuse to change the shape of a tensor that has data: its meta twin is not what `forward` holds."""
@@ -285,9 +293,10 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Note concrete tensors just written with values that nobody has: from now on they are symbolic."""
         for tensor in tensors:
             self._written.add(storage_key(tensor))
-            if not tensor.is_meta and id(tensor) not in self._symbolic and storage_address(tensor):
-                self._tainted.add(storage_address(tensor))
-                self._twin(tensor)  # keeps the tensor alive, so that its storage's address stays taken
+            address = 0 if tensor.is_meta or id(tensor) in self._symbolic else storage_address(tensor)
+            if address and address not in self._tainted:
+                forget = partial(self._tainted.pop, address)
+                self._tainted[address] = weakref.ref(tensor.untyped_storage(), forget)
 
     # -- concrete: for real -----------------------------------------------------------------------------
 
@@ -305,7 +314,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._add(outcome)
             self.memory.reach(outcome.workspace + _new_bytes(outcome.result))
         self.undo.created(made := tensors_in(result), call.tensors)
-        self.memory.made(made, call.tensors)
+        # A `torch.tensor` is made out of PyTorch's sight, and only lifted into it.
+        self.memory.made(made, () if call.func is _LIFT else call.tensors)
         return result
 
     def _is_symbolic_factory(self, call: Call) -> bool:

@@ -116,7 +116,11 @@ class TorchFLOPsByFX:
         ]
 
     def print_result_table(self, show: bool = True) -> list[Row]:
-        """Print the table of nodes; return its rows. Empty before `propagate`."""
+        """Print the table of nodes; return its rows.
+
+        Raises `MeasurementError` before `propagate`.
+        """
+        self._require_rows()
         if show:
             print(measurement_table(self.result_table, self.result_header))
         return self.result_table
@@ -154,9 +158,12 @@ class TorchFLOPsByFX:
             writer.writerows(self.result_table)
             file.write("\n")
 
-    def _column(self, name: str) -> list[str | int | float | None]:
+    def _require_rows(self) -> None:
         if not self.result_table:
             raise MeasurementError("Nothing was measured yet: call propagate(...) first.")
+
+    def _column(self, name: str) -> list[str | int | float | None]:
+        self._require_rows()
         index = COLUMNS.index(name)
         return [row[index] for row in self.result_table]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves  # private, for want of a public one
 
 from pytest_flops.backward import TrainingRecorder, run_backward, under_autograd
 from pytest_flops.errors import TraceError
@@ -135,6 +137,11 @@ class Run:
             raise TraceError(
                 f"{self._subject.name} is asynchronous: count a function that runs it to its end."
             )
+        if any(isinstance(leaf, Iterator) for leaf in tree_leaves(output)):
+            raise TraceError(
+                f"{self._subject.name} returns an iterator inside its output, whose work is not done yet: "
+                "count a function that runs it to its end."
+            )
         self.recorder.mark("output", "output")
         if self._mode.backward and isinstance(self.recorder, TrainingRecorder):
             with self.recorder.backward():
@@ -144,6 +151,7 @@ class Run:
     def _surroundings(self, inputs: Inputs) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Set all up for the run; yield its own arguments."""
         with ExitStack() as stack:
+            stack.enter_context(_collector_paused())
             stack.enter_context(untouched(self._subject.modules.values()))
             torch.backends.mha.set_fastpath_enabled(False)
             self._set_mode()
@@ -222,6 +230,18 @@ class Run:
             torch=torch.__version__,
             parameter_memory=self._subject.memory,
         )
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Let no tensor in a reference cycle die by chance: peak memory is the same in every run."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 _NO_FLEX = "calls flex_attention, which hides its work: use F.scaled_dot_product_attention"

@@ -11,6 +11,7 @@ _COUNTS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _NANOSECONDS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9}
 
+_LONGEST = 100  # characters: Python refuses to read thousands of digits
 _QUANTITY = re.compile(r"(\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.(\d+))? ?([A-Za-z]*)", re.ASCII)
 _SECONDS = re.compile(r"\d{1,9}(?:\.\d+)?", re.ASCII)
 _FRACTION = re.compile(r"\d+(?:\.\d+)?(?:e-?\d{1,3})?", re.ASCII)
@@ -76,7 +77,7 @@ def _whole(value: object, scales: Mapping[str, int]) -> int | None:
 
 def _from_text(text: str, scales: Mapping[str, int]) -> int | None:
     match = _QUANTITY.fullmatch(text.strip())
-    if match is None or match[3] not in scales:
+    if match is None or match[3] not in scales or len(text) > _LONGEST:
         return None
     whole, fraction, unit = match.groups(default="")
     digits = int(whole.replace(",", "").replace("_", "") + fraction)

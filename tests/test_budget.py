@@ -120,7 +120,7 @@ def test_threads_are_a_whole_number(threads):
     with pytest.raises(BudgetError) as caught:
         budget(latency_threads=threads)
     assert str(caught.value) == (
-        f"latency_threads={threads!r} is not valid. Give a whole number of threads of at least 1."
+        f"latency_threads={threads!r} is not valid. Give a whole number of threads from 1 to 1,024."
     )
 
 

@@ -240,6 +240,100 @@ def test_attention_saves_no_scores_in_training():
     # By itself it is allocated 1.1 of them (4,727,048 / 4): inputs, result and gradients of 0.125 each
 
 
+# Lifetimes that are easy to get wrong -----------------------------------------------------------------------
+
+
+def overwritten(x: Tensor) -> Tensor:
+    """Scratch space that is made for real, and written with what nobody has computed."""
+    for _ in range(10):
+        scratch = torch.zeros(x.shape)
+        scratch[1:-1] = x[1:-1]
+        x = scratch * 2
+    return x
+
+
+def viewed(x: Tensor) -> Tensor:
+    scratch = torch.zeros(x.shape)
+    scratch += x
+    view = scratch.view(-1)
+    del scratch
+    return view * 2 + 1
+
+
+def resized(x: Tensor) -> Tensor:
+    y = x + 1
+    return y.resize_(8 * x.numel())
+
+
+def filled(x: Tensor) -> Tensor:
+    return torch.cat([x] * 10, out=x.new_empty(0))
+
+
+def lifted(x: Tensor) -> Tensor:
+    return x + torch.tensor([[0.0] * 64] * 64)
+
+
+@pytest.mark.parametrize(
+    ("forward", "tensors"), [(overwritten, 3), (viewed, 3), (resized, 8), (filled, 10), (lifted, 2)]
+)
+def test_scratch_space_lives_as_long_as_it_is_used(forward, tensors):
+    assert peak(forward, torch.randn(64, 64)) == tensors * 64 * 64 * 4
+
+
+def test_a_sparse_result_takes_its_indices_and_values():
+    x = torch.zeros(64, 64).fill_diagonal_(1.0)
+    assert trace(lambda x: x.to_sparse(), x).peak_memory == 64 * (2 * 8 + 4)
+
+
+def test_a_reference_cycle_lives_until_the_end_whenever_the_collector_runs():
+    def cyclic(x: Tensor) -> Tensor:
+        for _ in range(50):
+            held = [x * 2]
+            held.append(held)  # type: ignore[arg-type]
+            x = x + 1
+            gc.get_threshold()
+        return x
+
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        often = trace(cyclic, X).peak_memory
+    finally:
+        gc.set_threshold(*before)
+    assert often == trace(cyclic, X).peak_memory
+    assert gc.isenabled()
+
+
+class Doubling(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return torch.cat([grad] * 50)[: len(grad)]
+
+
+class Weight(nn.Module):
+    def __init__(self, forward: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1024))
+        self.run = forward
+
+    def forward(self) -> Tensor:
+        return self.run(self.weight)
+
+
+@pytest.mark.parametrize(
+    ("forward", "least", "at"),
+    [(Doubling.apply, 51 * 4096, "doubling_backward"), (torch.sum, 4096, "accumulate_grad")],
+)
+def test_a_peak_where_nothing_is_calculated_has_a_node(forward, least, at):
+    report = trace(Weight(forward), (), train=True, backward=True)
+    assert report.peak_memory >= least
+    assert max(report.nodes, key=lambda node: node.peak_memory).name == at
+
+
 # Against the allocator --------------------------------------------------------------------------------------
 
 
