@@ -8,6 +8,7 @@ autograd node that is running. What a checkpoint computes again is a step of its
 from __future__ import annotations
 
 import dataclasses
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -125,7 +126,7 @@ class TrainingRecorder(Recorder):
     ) -> Any:
         if func is _attention:
             return self.attend(*args, **(kwargs or {}))
-        return super().__torch_function__(func, types, args, kwargs)
+        return self.record(func, args, kwargs or {}, sys._getframe(1))
 
     def attend(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for `F.scaled_dot_product_attention`."""

@@ -228,16 +228,22 @@ class Recorder(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        return self.record(func, args, kwargs or {}, sys._getframe(1))
+
+    def record(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], caller: types.FrameType
+    ) -> Any:
+        """Run a function call, and record it as a step if none is open; `caller` is the frame it is in."""
         if func in _READS:
             self.meter.read(args[0], func.__name__)
         if self.meter.sink is not None:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         name, op, target, is_ambiguous = _identity(func)
         if not name:
             return func(*args, **(kwargs or {}))
-        if is_ambiguous and _wrote_operator(sys._getframe(1)):
+        if is_ambiguous and _wrote_operator(caller):
             name, op, target = _operator_identity(name)
-        return self.run_step(self._step(name, op, target), func, args, kwargs or {})
+        return self.run_step(self._step(name, op, target), func, args, kwargs)
 
     def run_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         """Run one call of a module of the model, recording it as a step if the module is a leaf."""

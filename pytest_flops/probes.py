@@ -7,6 +7,7 @@ steps that are marked for it. It slows a run down, so on the CPU time and memory
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from itertools import accumulate
@@ -49,7 +50,7 @@ class Timer(Probe, Protocol):
 class Scale(Probe, Protocol):
     """Tells what was allocated at two readings and between them."""
 
-    def memory(self, before: Any, after: Any) -> Memory: ...
+    def memory(self, before: Any, after: Any) -> Memory | None: ...
 
 
 def probes_for(device: torch.device) -> tuple[Timer, Scale | None]:
@@ -94,7 +95,14 @@ class CpuScale:
         self._memory: dict[str, Memory] = {}
 
     def __enter__(self) -> None:
-        self._profiler.__enter__()  # type: ignore[no-untyped-call]
+        # Kineto, below the profiler, says on stderr that it starts and stops, unless its first start finds:
+        given = os.environ.get("KINETO_LOG_LEVEL")
+        os.environ["KINETO_LOG_LEVEL"] = given or "99"
+        try:
+            self._profiler.__enter__()  # type: ignore[no-untyped-call]
+        finally:
+            if given is None:
+                del os.environ["KINETO_LOG_LEVEL"]
 
     def __exit__(self, *error: Any) -> None:
         self._profiler.__exit__(*error)  # type: ignore[no-untyped-call]
@@ -112,8 +120,8 @@ class CpuScale:
         mark.__exit__(None, None, None)
         return name
 
-    def memory(self, before: None, after: str) -> Memory:
-        return self._memory[after]
+    def memory(self, before: None, after: str) -> Memory | None:
+        return self._memory.get(after)  # None where the model ran a profiler of its own, which ended this one
 
 
 _MARK = "pytest-flops: step "

@@ -120,8 +120,8 @@ def propagate(
     for position, node in ready.run.recorder.nodes_by_step().items():
         is_read = position in times
         elapsed = _elapsed_ms(node, timer, times[position]) if is_read else None
-        allocated = scale.memory(*memory[position]) if is_read and scale else (None, None, None)
-        found.append(Measurement(node, elapsed, *allocated))
+        allocated = scale.memory(*memory[position]) if is_read and scale else None
+        found.append(Measurement(node, elapsed, *(allocated or (None, None, None))))
     return Measurements(found)
 
 
@@ -186,7 +186,10 @@ def recorded_pass(ready: Ready, probe: Probe) -> Stopwatch:
         stopwatch.mark("placeholder", name)
     try:
         with _recorded(ready, stopwatch), probe:
-            ready.subject.call(*args, **kwargs)
+            output = ready.subject.call(*args, **kwargs)
+            if isinstance(output, Iterator):  # the body of a generator runs only now
+                output = list(output)
+            del output
     except (MemoryError, RuntimeError) as err:
         if not is_out_of_memory(err):
             raise

@@ -46,6 +46,8 @@ from pytest_flops.preserve import UndoLog, storage_address
 
 CPU = torch.device("cpu")
 _LIFT = torch.ops.aten.lift_fresh.default
+_COPYING = {torch.ops.aten.matmul.default, torch.ops.aten.linear.default, torch.ops.aten.einsum.default}
+"""Composites that have a formula, and may copy arguments that are laid out otherwise than a kernel wants."""
 
 CONCRETE_LIMIT = 1 << 24
 """Elements up to which a tensor that `forward` creates is computed for real; larger ones are symbolic."""
@@ -313,9 +315,10 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             result = call()
             self._add(outcome)
             self.memory.reach(outcome.workspace + _new_bytes(outcome.result))
-        self.undo.created(made := tensors_in(result), call.tensors)
-        # A `torch.tensor` is made out of PyTorch's sight, and only lifted into it.
-        self.memory.made(made, () if call.func is _LIFT else call.tensors)
+        # A `torch.tensor` is made out of sight, and only lifted into it: its argument was not there before.
+        arguments = () if call.func is _LIFT else call.tensors
+        self.undo.created(made := tensors_in(result), arguments)
+        self.memory.made(made, arguments)
         return result
 
     def _is_symbolic_factory(self, call: Call) -> bool:
@@ -345,7 +348,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run an op and add its cost to the open sink: by its formula, else over its decomposition."""
         formula = formula_for(call.func)
         if formula is not None:
-            result = call()
+            result = self._weigh(call) if _may_copy(call) else call()
             outs = traits_of(call.func).outs
             kwargs = {name: value for name, value in call.kwargs.items() if name not in outs}
             cost = formula(*call.args, out=result, **kwargs)
@@ -358,6 +361,15 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             result = call()
             self._count_reference(call)
         return result
+
+    def _weigh(self, call: Call) -> Any:
+        """Run an op over its decomposition, whose parts count for memory alone."""
+        sink, self.sink = self.sink, Tally()
+        try:
+            with self:
+                return call.func.decompose(*call.args, **call.kwargs)
+        finally:
+            self.sink = sink
 
     def _count_reference(self, call: Call) -> None:
         """Count an op over PyTorch's reference decomposition, on metadata; without one it is unsupported."""
@@ -377,6 +389,10 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         sink.macs += outcome.macs
         if outcome.unsupported:
             _report_unsupported(sink, outcome.unsupported)
+
+
+def _may_copy(call: Call) -> bool:
+    return call.func in _COPYING and all(tensor.layout is torch.strided for tensor in call.tensors)
 
 
 def _outcome(call: Call, result: Result, tally: Tally) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -151,7 +150,6 @@ class Run:
     def _surroundings(self, inputs: Inputs) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Set all up for the run; yield its own arguments."""
         with ExitStack() as stack:
-            stack.enter_context(_collector_paused())
             stack.enter_context(untouched(self._subject.modules.values()))
             torch.backends.mha.set_fastpath_enabled(False)
             self._set_mode()
@@ -230,18 +228,6 @@ class Run:
             torch=torch.__version__,
             parameter_memory=self._subject.memory,
         )
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Let no tensor in a reference cycle die by chance: peak memory is the same in every run."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 _NO_FLEX = "calls flex_attention, which hides its work: use F.scaled_dot_product_attention"

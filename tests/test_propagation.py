@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -55,7 +55,15 @@ def forces(model: Calls, x: Tensor) -> Tensor:
     return torch.autograd.grad(model.lin(x).sum(), x)[0]
 
 
-@pytest.mark.parametrize("forward", [idle_in_one_place, value_dependent, forces])
+def negated_forces(model: Calls, x: Tensor) -> Tensor:
+    return -forces(model, x) * 2
+
+
+def generating(model: Calls, x: Tensor) -> Iterator[Tensor]:
+    yield from (model.lin(x) + i for i in range(3))
+
+
+@pytest.mark.parametrize("forward", [idle_in_one_place, value_dependent, forces, negated_forces, generating])
 def test_nodes_are_those_of_the_trace(forward):
     model = Calls(forward)
     report = trace(model, X)
@@ -220,6 +228,14 @@ def test_a_profiler_that_runs_already_is_left_alone():
     assert measured.time_ms > 0
     assert any(event.name == "aten::linear" for event in profiler.function_events)
     assert isinstance(probes_for(torch.device("cpu"))[1], CpuScale)
+
+
+def test_a_model_that_profiles_itself_has_times():
+    def profiled(model: Calls, x: Tensor) -> Tensor:
+        with profile():
+            return model.lin(x)
+
+    assert by_name(propagate(Calls(profiled), X))["lin"].time_ms > 0
 
 
 class Script:
