@@ -202,12 +202,15 @@ class Recorder(TorchFunctionMode):
 
         Idle steps have none, nor strays that cost nothing, unless the most memory was alive while they ran.
         """
-        steps = [step for step in self.steps if not (step.is_idle or (step.is_stray and not step.costs))]
-        highest = max(self.steps, key=attrgetter("highest"), default=None)
-        is_extra = highest is not None and highest.highest > max((s.highest for s in steps), default=0)
+        busy = {i: step for i, step in enumerate(self.steps) if not step.is_idle}
+        peak = max((step.highest for step in busy.values() if step.costs or not step.is_stray), default=0)
+        highest = max(busy.values(), key=attrgetter("highest"), default=None)
         names = Names()
-        shown = {*map(id, steps), id(highest) if is_extra else 0}
-        return {i: s.node(names.unique(s.name)) for i, s in enumerate(self.steps) if id(s) in shown}
+        return {
+            i: step.node(names.unique(step.name))
+            for i, step in busy.items()
+            if step.costs or not step.is_stray or (step is highest and step.highest > peak)
+        }
 
     def mark(self, op: Op, name: str) -> None:
         """Record an input of the model, or the end of its forward pass."""
@@ -240,7 +243,7 @@ class Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         name, op, target, is_ambiguous = _identity(func)
         if not name:
-            return func(*args, **(kwargs or {}))
+            return func(*args, **kwargs)
         if is_ambiguous and _wrote_operator(caller):
             name, op, target = _operator_identity(name)
         return self.run_step(self._step(name, op, target), func, args, kwargs)

@@ -186,10 +186,7 @@ def recorded_pass(ready: Ready, probe: Probe) -> Stopwatch:
         stopwatch.mark("placeholder", name)
     try:
         with _recorded(ready, stopwatch), probe:
-            output = ready.subject.call(*args, **kwargs)
-            if isinstance(output, Iterator):  # the body of a generator runs only now
-                output = list(output)
-            del output
+            ready.subject.run(args, kwargs)
     except (MemoryError, RuntimeError) as err:
         if not is_out_of_memory(err):
             raise

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pytest_flops.errors import MeasurementError
+from pytest_flops.memo import META
 from pytest_flops.preserve import untouched
 from pytest_flops.subject import Inputs, Subject
 from pytest_flops.tracer import Mode, Run, traced
@@ -77,7 +78,7 @@ def device_of(subject: Subject, inputs: Inputs) -> torch.device:
     given = {
         leaf.device for leaf in tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(leaf, Tensor)
     }
-    if any(device.type == "meta" for device in given) and not any(device.type == "meta" for device in own):
+    if META in given - own:
         raise MeasurementError(
             f"Cannot measure {subject.name}: an input is on meta, so it has no values. Give it real tensors."
         )

@@ -70,6 +70,11 @@ class Subject:
             buffers=_unique(t for module in modules.values() for t in module._buffers.values()),
         )
 
+    def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Call the model; of a generator run the body too, which would run only when somebody asks for it."""
+        output = self.call(*args, **kwargs)
+        return list(output) if isinstance(output, Iterator) else output
+
     @property
     def symbolic(self) -> list[Tensor]:
         """The tensors that a shape-only run reads the metadata of: parameters and floating buffers."""

@@ -119,7 +119,7 @@ class Run:
             self.recorder.mark("placeholder", name)
         try:
             with self._surroundings(inputs) as (args, kwargs):
-                self._finish(self._subject.call(*args, **kwargs))
+                self._finish(self._subject.run(args, kwargs))
         except Exception as err:
             return err
         finally:
@@ -128,8 +128,6 @@ class Run:
         return self._shapes.failure or self.recorder.problem
 
     def _finish(self, output: Any) -> None:
-        if isinstance(output, Iterator):  # the body of a generator runs only now
-            output = list(output)
         if isinstance(output, (Awaitable, AsyncIterator)):
             if isinstance(output, Coroutine):
                 output.close()

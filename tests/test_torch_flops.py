@@ -21,11 +21,11 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from script import Script
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
 
 from pytest_flops import FlopsError, MeasurementError, TorchFLOPsByFX, TraceError, propagation, trace
-from pytest_flops.probes import CudaProbe, CudaReading
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "torch_flops"
 IMAGE = torch.randn(1, 3, 224, 224)
@@ -308,32 +308,9 @@ def test_the_csv_file(tmp_path, monkeypatch):
 # -- totals ---------------------------------------------------------------------------------------------
 
 
-class Script:
-    """A probe that reads what it is told, again in every pass."""
-
-    def __enter__(self) -> None:
-        self.readings = iter(
-            [
-                *(CudaReading(0.0, 1000, 1000), CudaReading(2.5, 1400, 1900)),
-                *(CudaReading(4.0, 1400, 1400), CudaReading(5.0, 1300, 1600)),
-            ]
-        )
-
-    def __exit__(self, *error: Any) -> None: ...
-
-    def before(self) -> CudaReading:
-        return next(self.readings)
-
-    after = before
-
-    def elapsed_ms(self, before: CudaReading, after: CudaReading) -> float:
-        return after.event - before.event
-
-    memory = CudaProbe.memory
-
-
 def readings(monkeypatch: pytest.MonkeyPatch) -> None:
-    probe = Script()
+    first, second = ((0.0, 1000, 1000), (2.5, 1400, 1900)), ((4.0, 1400, 1400), (5.0, 1300, 1600))
+    probe = Script(*first, *second)
     monkeypatch.setattr(propagation, "probes_for", lambda device: (probe, probe))
 
 
