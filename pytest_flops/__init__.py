@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     )
     from pytest_flops.formulas import Cost, register_flop_formula
     from pytest_flops.latency import measure_latency
-    from pytest_flops.measured import Latency
     from pytest_flops.propagation import Measurement, Measurements, propagate
-    from pytest_flops.report import Node, Report
+    from pytest_flops.results.measured import Latency
+    from pytest_flops.results.report import Node, Report
     from pytest_flops.torch_flops import TorchFLOPsByFX
     from pytest_flops.tracer import trace
 
@@ -53,12 +53,12 @@ _ROOMS = {
     "Cost": "formulas",
     "FlopsError": "errors",
     "FormulaError": "errors",
-    "Latency": "measured",
+    "Latency": "results.measured",
     "Measurement": "propagation",
     "MeasurementError": "errors",
     "Measurements": "propagation",
-    "Node": "report",
-    "Report": "report",
+    "Node": "results.report",
+    "Report": "results.report",
     "TorchFLOPsByFX": "torch_flops",
     "TraceError": "errors",
     "measure_cuda_memory": "cuda_memory",

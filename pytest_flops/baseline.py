@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pytest_flops.measured import Measured
-from pytest_flops.report import Report, enclosing
+from pytest_flops.results.measured import Measured
+from pytest_flops.results.report import Report, enclosing
 
 METRICS = ("flops", "macs", "params", "peak_memory")
 """Totals that a baseline holds: counts, and the predicted peak memory in bytes."""

@@ -11,7 +11,7 @@ from pytest_flops.attempt import Attempt
 from pytest_flops.errors import FlopsError
 from pytest_flops.gating import gate
 from pytest_flops.measuring import Call
-from pytest_flops.report import Report
+from pytest_flops.results.report import Report
 
 T = TypeVar("T")
 

@@ -32,8 +32,8 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from pytest_flops.errors import MeasurementError
-from pytest_flops.measured import Latency
 from pytest_flops.propagation import failures_explained
+from pytest_flops.results.measured import Latency
 from pytest_flops.running import Ready
 from pytest_flops.wording import plural
 

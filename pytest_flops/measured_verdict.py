@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Literal
 
 from pytest_flops.budget import Budget, MeasuredMetric
-from pytest_flops.measured import Latency, Measured
+from pytest_flops.results.measured import Latency, Measured
 
 Comparison = Literal["not asked", "no baseline", "other reference", "within", "grew", "shrank"]
 

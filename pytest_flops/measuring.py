@@ -13,8 +13,8 @@ import pytest
 
 from pytest_flops.budget import Budget
 from pytest_flops.errors import MeasurementError
-from pytest_flops.measured import Latency, Measured
 from pytest_flops.measured_verdict import MeasuredVerdict, judge
+from pytest_flops.results.measured import Latency, Measured
 
 Step = Callable[[str], AbstractContextManager[None]]
 """Shows that something is being measured, as long as it takes."""

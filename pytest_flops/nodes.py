@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from pytest_flops.errors import TraceError
 from pytest_flops.memory import LiveMemory
-from pytest_flops.report import Node, Op
+from pytest_flops.results.report import Node, Op
 from pytest_flops.shapes import Sink
 
 CONTAINERS = (nn.Sequential, nn.DataParallel, nn.parallel.DistributedDataParallel)

@@ -26,7 +26,7 @@ from pytest_flops.errors import MeasurementError
 from pytest_flops.memory import LiveMemory
 from pytest_flops.nodes import Recorder, Step, recording
 from pytest_flops.probes import Probe, Timer, probes_for
-from pytest_flops.report import Node
+from pytest_flops.results.report import Node
 from pytest_flops.running import Ready, first_line, is_device_failure, is_out_of_memory
 from pytest_flops.shapes import Sink
 from pytest_flops.subject import Subject

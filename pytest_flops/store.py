@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from pytest_flops.baseline import METRICS, Baseline, Function, parts_of
 from pytest_flops.errors import BaselineError
-from pytest_flops.measured import Latency, Measured
+from pytest_flops.results.measured import Latency, Measured
 
 FORMAT = 2
 """Format of the files.

@@ -19,7 +19,7 @@ from pytest_flops.formulas import FORMULAS_VERSION
 from pytest_flops.memo import meta_like
 from pytest_flops.nodes import Recorder, recording
 from pytest_flops.preserve import untouched
-from pytest_flops.report import Report
+from pytest_flops.results.report import Report
 from pytest_flops.shapes import CPU, ShapeMode
 from pytest_flops.subject import Inputs, Subject
 

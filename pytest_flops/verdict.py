@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pytest_flops.baseline import Baseline, Function, parts_of, snapshot
 from pytest_flops.budget import Budget
-from pytest_flops.report import Report
+from pytest_flops.results.report import Report
 
 Key = TypeVar("Key", str, Function)
 

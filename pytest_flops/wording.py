@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from pytest_flops.measured import Latency, Measured
-from pytest_flops.report import Report
+from pytest_flops.results.measured import Latency, Measured
+from pytest_flops.results.report import Report
 
 UNITS = {
     "flops": "FLOPs",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_flops.report import Node, Report
+from pytest_flops.results.report import Node, Report
 
 # hypothesis, where it is installed, would be imported anew at the end of every run inside a test: 1 s.
 QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_flops import TraceError, trace
-from pytest_flops.report import Report
+from pytest_flops.results.report import Report
 
 X = torch.randn(3, 5)
 BOTH = pytest.mark.parametrize("execute", ["auto", "real"])

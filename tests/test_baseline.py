@@ -15,9 +15,9 @@ from conftest import make_report, with_costs
 from pytest_flops import paths
 from pytest_flops.baseline import Function, parts_of, snapshot
 from pytest_flops.errors import BaselineError
-from pytest_flops.measured import Latency, Measured
 from pytest_flops.paths import baseline_path, portable
-from pytest_flops.report import Node
+from pytest_flops.results.measured import Latency, Measured
+from pytest_flops.results.report import Node
 from pytest_flops.store import Place, load, owner, save
 
 TEST = "test_net.py::test_net"

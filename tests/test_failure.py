@@ -10,9 +10,9 @@ from conftest import make_report, many, with_costs, with_peaks
 from pytest_flops.baseline import snapshot
 from pytest_flops.budget import budget_from
 from pytest_flops.failure import failure_text, measured_failure_text, uncompared
-from pytest_flops.measured import Latency, Measured
 from pytest_flops.measured_verdict import MeasuredVerdict, judge
-from pytest_flops.report import Node
+from pytest_flops.results.measured import Latency, Measured
+from pytest_flops.results.report import Node
 from pytest_flops.verdict import compare
 
 ACCEPT = "pytest test_net.py::test_net --flops-update"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_flops.budget import budget_from
-from pytest_flops.measured import Latency, Measured
 from pytest_flops.measured_verdict import Finding, MeasuredVerdict, judge
+from pytest_flops.results.measured import Latency, Measured
 
 
 def latency(ratio=2.0, median_ms=40.0, reference=1) -> Measured:

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pytest_flops import Report, register_flop_formula, trace
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import registry
-from pytest_flops.report import base_name
+from pytest_flops.results.report import base_name
 
 
 def counted(

@@ -21,7 +21,7 @@ import torch
 
 from pytest_flops import cuda_memory, latency, machine
 from pytest_flops.errors import MeasurementError
-from pytest_flops.measured import Latency
+from pytest_flops.results.measured import Latency
 
 
 def measure_latency(model, args, kwargs, **options):

@@ -16,7 +16,7 @@ load_torch()
 SCRIPTED = """
 import pytest
 from pytest_flops import latency, machine
-from pytest_flops.measured import Latency
+from pytest_flops.results.measured import Latency
 
 
 @pytest.fixture(autouse=True)

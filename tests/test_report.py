@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from conftest import make_report
 
-from pytest_flops.report import ModuleTotal, Node, base_name, enclosing
+from pytest_flops.results.report import ModuleTotal, Node, base_name, enclosing
 
 
 def test_totals_are_sums_over_the_nodes():

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytest_flops import trace
-from pytest_flops.report import Node, base_name
+from pytest_flops.results.report import Node, base_name
 
 
 class Case(NamedTuple):

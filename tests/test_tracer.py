@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytest_flops import Cost, FormulaError, TraceError, register_flop_formula, trace
-from pytest_flops.report import Report
+from pytest_flops.results.report import Report
 from pytest_flops.subject import Inputs, Subject
 from pytest_flops.tracer import Mode, Run
 

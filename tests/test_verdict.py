@@ -7,7 +7,7 @@ from conftest import make_report, with_costs, with_peaks
 
 from pytest_flops.baseline import Function, snapshot
 from pytest_flops.budget import budget_from
-from pytest_flops.report import Node
+from pytest_flops.results.report import Node
 from pytest_flops.verdict import Change, Excess, Mismatch, Unmatched, compare, tolerated
 
 

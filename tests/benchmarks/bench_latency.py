@@ -39,8 +39,8 @@ from pytest_flops import Latency, trace
 from pytest_flops.budget import budget_from
 from pytest_flops.latency import REFERENCE_VERSION
 from pytest_flops.machine import fingerprint
-from pytest_flops.measured import Measured
 from pytest_flops.measuring import Call, Run, measure
+from pytest_flops.results.measured import Measured
 
 LOADS = (0, 1, 2)
 _ORDER = tuple(f"layer{stage}.1.conv{place}" for place in (1, 2) for stage in (1, 2, 3, 4))
