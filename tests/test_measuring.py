@@ -11,7 +11,7 @@ import torch
 from pytest_flops import cuda_memory, latency, machine
 from pytest_flops.budget import budget_from
 from pytest_flops.errors import MeasurementError
-from pytest_flops.measuring import Call, Run, measure, require_cuda
+from pytest_flops.plugin.measure import Call, Run, measure, require_cuda
 from pytest_flops.results.measured import Latency, Measured
 
 CALL = Call("model", (1,), {"x": 2})

@@ -64,7 +64,8 @@ def test_a_collected_budget_imports_no_torch(pytester):
 
 
 UNUSED_ROOMS = {"pytest_flops"} | {
-    f"pytest_flops.{room}" for room in ("errors", "options", "paths", "plugin", "session", "units")
+    f"pytest_flops.{room}"
+    for room in ("errors", "paths", "plugin", "plugin.ledger", "plugin.options", "units")
 }
 
 

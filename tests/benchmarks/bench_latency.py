@@ -39,7 +39,7 @@ from pytest_flops import Latency, trace
 from pytest_flops.budget import budget_from
 from pytest_flops.latency import REFERENCE_VERSION
 from pytest_flops.machine import fingerprint
-from pytest_flops.measuring import Call, Run, measure
+from pytest_flops.plugin.measure import Call, Run, measure
 from pytest_flops.results.measured import Measured
 
 LOADS = (0, 1, 2)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pytest_flops.errors import BaselineError
 from pytest_flops.paths import baseline_folder, shown_path
-from pytest_flops.session import Ledger, Outcome
+from pytest_flops.plugin.ledger import Ledger, Outcome
 from pytest_flops.store import Place, load, owner, save
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_flops.errors import FlopsError
-from pytest_flops.options import add_options, read_options
-from pytest_flops.session import Ledger, Options, whole_files
+from pytest_flops.plugin.ledger import Ledger, Options, whole_files
+from pytest_flops.plugin.options import add_options, read_options
 
 if TYPE_CHECKING:
-    from pytest_flops.attempt import Attempt
     from pytest_flops.budget import Budget
-    from pytest_flops.fixture import Flops
+    from pytest_flops.plugin.attempt import Attempt
+    from pytest_flops.plugin.fixture import Flops
 
 _MARKER = (
     "flops_budget(flops=None, macs=None, params=None, peak_memory=None, modules=None, rtol=0, train=False, "
@@ -85,8 +85,8 @@ def _budget(item: pytest.Item) -> Budget:
 @pytest.fixture
 def flops(request: pytest.FixtureRequest) -> Flops:
     """Count the FLOPs of a model, flops(model, *inputs), and fail where they break the test's budget."""
-    from pytest_flops.attempt import start_attempt
-    from pytest_flops.fixture import Flops
+    from pytest_flops.plugin.attempt import start_attempt
+    from pytest_flops.plugin.fixture import Flops
 
     item = request.node
     item.stash[_ATTEMPT] = attempt = start_attempt(item, _budget(item), item.config.stash[_OPTIONS])
@@ -100,7 +100,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         del item.stash[_ATTEMPT]
     budget = item.stash.get(_BUDGET, None)
     if budget is not None and "cuda_memory" in budget.measured:
-        from pytest_flops.measuring import require_cuda
+        from pytest_flops.plugin.measure import require_cuda
 
         require_cuda(skip=item.config.stash[_OPTIONS].no_cuda == "skip")
 
@@ -114,12 +114,12 @@ def pytest_runtest_makereport(
     if call.when == "call":
         attempt = item.stash.get(_ATTEMPT, None)
         if attempt is not None and (attempt.counted or attempt.failure):
-            from pytest_flops.conclusion import conclude
+            from pytest_flops.plugin.conclude import conclude
 
             conclude(attempt, report)
             del item.stash[_ATTEMPT]  # pytest keeps all items to the end of the run
         elif report.passed and not hasattr(report, "wasxfail") and item.get_closest_marker("flops_budget"):
-            from pytest_flops.conclusion import fail_unmeasured
+            from pytest_flops.plugin.conclude import fail_unmeasured
 
             fail_unmeasured(item, report)
     return report
@@ -164,7 +164,7 @@ class Run:
             collection = self._ledger.collection
             self._config.workeroutput["flops"] = (collection.complete, collection.tests)
         elif self._ledger.collection.tests:
-            from pytest_flops.evidence import settle
+            from pytest_flops.plugin.obsolete import settle
 
             folders = all((self._start / arg).is_dir() for arg in self._config.args)
             settle(self._ledger, prune=self._options.prune, folders=folders, start=self._start)
@@ -175,7 +175,7 @@ class Run:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the summary: one line when all is well."""
-        from pytest_flops.summary import summary_lines
+        from pytest_flops.plugin.summary import summary_lines
 
         for line in summary_lines(self._ledger, self._options, self._config.get_verbosity()):
             terminalreporter.write_line(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_flops.session import Ledger, Options
+from pytest_flops.plugin.ledger import Ledger, Options
 
 _ROWS = 20
 

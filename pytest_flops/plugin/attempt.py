@@ -12,7 +12,7 @@ import pytest
 from pytest_flops.baseline import Baseline
 from pytest_flops.budget import Budget
 from pytest_flops.paths import baseline_path, shown_path
-from pytest_flops.session import Note, Options, Outcome
+from pytest_flops.plugin.ledger import Note, Options, Outcome
 from pytest_flops.store import Place, load, save
 
 PROPERTY = "flops:"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_flops.errors import FlopsError
-from pytest_flops.session import Options
+from pytest_flops.plugin.ledger import Options
 from pytest_flops.units import parse_rtol, parse_seconds
 
 _UPDATES = ("new", "changed", "all")

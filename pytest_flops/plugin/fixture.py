@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from pytest_flops.attempt import Attempt
 from pytest_flops.errors import FlopsError
-from pytest_flops.gating import gate
-from pytest_flops.measuring import Call
+from pytest_flops.plugin.attempt import Attempt
+from pytest_flops.plugin.gate import gate
+from pytest_flops.plugin.measure import Call
 from pytest_flops.results.report import Report
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_flops.measuring import Step
+from pytest_flops.plugin.measure import Step
 
 
 @contextmanager
