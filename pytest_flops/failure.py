@@ -7,11 +7,11 @@ from fractions import Fraction
 from operator import attrgetter
 from typing import NamedTuple
 
-from pytest_flops.budget import Budget
-from pytest_flops.measured_verdict import Finding, MeasuredVerdict
+from pytest_flops.budgets.budget import Budget
+from pytest_flops.budgets.measured_verdict import Finding, MeasuredVerdict
+from pytest_flops.budgets.verdict import Change, Excess, Mismatch, Unmatched, Verdict, tolerated
 from pytest_flops.results.report import Node, Report
 from pytest_flops.table import change_tables, peak_table
-from pytest_flops.verdict import Change, Excess, Mismatch, Unmatched, Verdict, tolerated
 from pytest_flops.wording import (
     TITLES,
     amount,

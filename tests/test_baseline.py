@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from conftest import make_report, with_costs
 
-from pytest_flops import paths
-from pytest_flops.baseline import Function, parts_of, snapshot
+from pytest_flops.budgets import paths
+from pytest_flops.budgets.baseline import Function, parts_of, snapshot
+from pytest_flops.budgets.paths import baseline_path, portable
+from pytest_flops.budgets.store import Place, load, owner, save
 from pytest_flops.errors import BaselineError
-from pytest_flops.paths import baseline_path, portable
 from pytest_flops.results.measured import Latency, Measured
 from pytest_flops.results.report import Node
-from pytest_flops.store import Place, load, owner, save
 
 TEST = "test_net.py::test_net"
 RESTORE = "Restore it from version control, or delete it and run the test with --flops-update."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_flops.budget import Budget, budget_from
+from pytest_flops.budgets.budget import Budget, budget_from
 from pytest_flops.errors import BudgetError
 
 VALID = (

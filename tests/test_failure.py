@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from conftest import make_report, many, with_costs, with_peaks
 
-from pytest_flops.baseline import snapshot
-from pytest_flops.budget import budget_from
+from pytest_flops.budgets.baseline import snapshot
+from pytest_flops.budgets.budget import budget_from
+from pytest_flops.budgets.measured_verdict import MeasuredVerdict, judge
+from pytest_flops.budgets.verdict import compare
 from pytest_flops.failure import failure_text, measured_failure_text, uncompared
-from pytest_flops.measured_verdict import MeasuredVerdict, judge
 from pytest_flops.results.measured import Latency, Measured
 from pytest_flops.results.report import Node
-from pytest_flops.verdict import compare
 
 ACCEPT = "pytest test_net.py::test_net --flops-update"
 

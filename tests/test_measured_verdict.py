@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_flops.budget import budget_from
-from pytest_flops.measured_verdict import Finding, MeasuredVerdict, judge
+from pytest_flops.budgets.budget import budget_from
+from pytest_flops.budgets.measured_verdict import Finding, MeasuredVerdict, judge
 from pytest_flops.results.measured import Latency, Measured
 
 

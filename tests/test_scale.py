@@ -25,7 +25,7 @@ COUNT_BASELINES = """
 import gc
 
 def pytest_sessionfinish():
-    from pytest_flops.baseline import Baseline
+    from pytest_flops.budgets.baseline import Baseline
 
     gc.collect()
     print("alive:", sum(type(thing) is Baseline for thing in gc.get_objects()))

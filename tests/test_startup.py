@@ -65,7 +65,7 @@ def test_a_collected_budget_imports_no_torch(pytester):
 
 UNUSED_ROOMS = {"pytest_flops"} | {
     f"pytest_flops.{room}"
-    for room in ("errors", "paths", "plugin", "plugin.ledger", "plugin.options", "units")
+    for room in ("budgets", "budgets.paths", "errors", "plugin", "plugin.ledger", "plugin.options", "units")
 }
 
 

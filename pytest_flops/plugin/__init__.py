@@ -13,7 +13,7 @@ from pytest_flops.plugin.ledger import Ledger, Options, whole_files
 from pytest_flops.plugin.options import add_options, read_options
 
 if TYPE_CHECKING:
-    from pytest_flops.budget import Budget
+    from pytest_flops.budgets.budget import Budget
     from pytest_flops.plugin.attempt import Attempt
     from pytest_flops.plugin.fixture import Flops
 
@@ -68,7 +68,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _budget(item: pytest.Item) -> Budget:
     if _BUDGET not in item.stash:
-        from pytest_flops.budget import budget_from
+        from pytest_flops.budgets.budget import budget_from
 
         # A mark of one parameter set is closer than those of the function, which pytest lists first.
         marks = list(item.iter_markers("flops_budget"))

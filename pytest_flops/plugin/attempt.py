@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pytest_flops.baseline import Baseline
-from pytest_flops.budget import Budget
-from pytest_flops.paths import baseline_path, shown_path
+from pytest_flops.budgets.baseline import Baseline
+from pytest_flops.budgets.budget import Budget
+from pytest_flops.budgets.paths import baseline_path, shown_path
+from pytest_flops.budgets.store import Place, load, save
 from pytest_flops.plugin.ledger import Note, Options, Outcome
-from pytest_flops.store import Place, load, save
 
 PROPERTY = "flops:"
 """What the names of our properties of a test begin with."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_flops.baseline import METRICS, Baseline
+from pytest_flops.budgets.baseline import METRICS, Baseline
 from pytest_flops.errors import BaselineError
 from pytest_flops.plugin.attempt import Attempt
 from pytest_flops.wording import changed, measured_changes

@@ -8,16 +8,16 @@ from typing import NoReturn
 
 import pytest
 
-from pytest_flops.baseline import METRICS, Baseline, snapshot
+from pytest_flops.budgets.baseline import METRICS, Baseline, snapshot
+from pytest_flops.budgets.measured_verdict import MeasuredVerdict
+from pytest_flops.budgets.verdict import Verdict, compare
 from pytest_flops.failure import failure_text, measured_failure_text, uncompared
-from pytest_flops.measured_verdict import MeasuredVerdict
 from pytest_flops.plugin.attempt import PROPERTY, Attempt, accept_command
 from pytest_flops.plugin.measure import Call, Run, measure
 from pytest_flops.plugin.progress import shown
 from pytest_flops.results.measured import Measured
 from pytest_flops.results.report import Report
 from pytest_flops.table import node_digest, node_table
-from pytest_flops.verdict import Verdict, compare
 from pytest_flops.wording import changed, measured_change, plural
 
 

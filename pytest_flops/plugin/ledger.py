@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from pytest_flops.paths import FOLDER
+from pytest_flops.budgets.paths import FOLDER
 
 Note = tuple[str, str]
 """A line for the summary, after its kind, such as "updated" or "improved"."""

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pytest_flops.budget import Budget
+from pytest_flops.budgets.budget import Budget
+from pytest_flops.budgets.measured_verdict import MeasuredVerdict, judge
 from pytest_flops.errors import MeasurementError
-from pytest_flops.measured_verdict import MeasuredVerdict, judge
 from pytest_flops.results.measured import Latency, Measured
 
 Step = Callable[[str], AbstractContextManager[None]]

@@ -8,10 +8,10 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple
 
+from pytest_flops.budgets.paths import baseline_folder, shown_path
+from pytest_flops.budgets.store import Place, load, owner, save
 from pytest_flops.errors import BaselineError
-from pytest_flops.paths import baseline_folder, shown_path
 from pytest_flops.plugin.ledger import Ledger, Outcome
-from pytest_flops.store import Place, load, owner, save
 
 
 class Obsolete(NamedTuple):

@@ -36,7 +36,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from pytest_flops import Latency, trace
-from pytest_flops.budget import budget_from
+from pytest_flops.budgets.budget import budget_from
 from pytest_flops.latency import REFERENCE_VERSION
 from pytest_flops.machine import fingerprint
 from pytest_flops.plugin.measure import Call, Run, measure

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pytest_flops.baseline import METRICS
+from pytest_flops.budgets.baseline import METRICS
 from pytest_flops.errors import BudgetError
 from pytest_flops.units import parse_bytes, parse_count, parse_rtol, parse_time
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from pytest_flops.baseline import Baseline, Function, parts_of, snapshot
-from pytest_flops.budget import Budget
+from pytest_flops.budgets.baseline import Baseline, Function, parts_of, snapshot
+from pytest_flops.budgets.budget import Budget
 from pytest_flops.results.report import Report
 
 Key = TypeVar("Key", str, Function)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
-from pytest_flops.budget import Budget, MeasuredMetric
+from pytest_flops.budgets.budget import Budget, MeasuredMetric
 from pytest_flops.results.measured import Latency, Measured
 
 Comparison = Literal["not asked", "no baseline", "other reference", "within", "grew", "shrank"]

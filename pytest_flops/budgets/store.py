@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pytest_flops.baseline import METRICS, Baseline, Function, parts_of
+from pytest_flops.budgets.baseline import METRICS, Baseline, Function, parts_of
 from pytest_flops.errors import BaselineError
 from pytest_flops.results.measured import Latency, Measured
 
