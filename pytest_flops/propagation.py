@@ -26,11 +26,11 @@ from pytest_flops.errors import MeasurementError
 from pytest_flops.memory import LiveMemory
 from pytest_flops.nodes import Recorder, Step, recording
 from pytest_flops.probes import Probe, Timer, probes_for
+from pytest_flops.reporting.tables import MeasuredRow, measurement_table
 from pytest_flops.results.report import Node
 from pytest_flops.running import Ready, first_line, is_device_failure, is_out_of_memory
 from pytest_flops.shapes import Sink
 from pytest_flops.subject import Subject
-from pytest_flops.table import MeasuredRow, measurement_table
 
 
 @dataclass(frozen=True, slots=True)

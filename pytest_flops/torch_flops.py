@@ -34,9 +34,9 @@ from torch.overrides import handle_torch_function
 from pytest_flops.errors import FlopsError, MeasurementError, TraceError
 from pytest_flops.preserve import untouched
 from pytest_flops.propagation import Measurement, propagate
+from pytest_flops.reporting.tables import MEASURED_COLUMNS as COLUMNS
+from pytest_flops.reporting.tables import measurement_table
 from pytest_flops.results.report import Report, base_name
-from pytest_flops.table import MEASURED_COLUMNS as COLUMNS
-from pytest_flops.table import measurement_table
 from pytest_flops.tracer import trace
 
 MemoryFunction = Literal["memory_allocated", "max_memory_allocated"]

@@ -11,7 +11,7 @@ from pytest_flops.budgets.baseline import snapshot
 from pytest_flops.budgets.budget import budget_from
 from pytest_flops.budgets.measured_verdict import MeasuredVerdict, judge
 from pytest_flops.budgets.verdict import compare
-from pytest_flops.failure import failure_text, measured_failure_text, uncompared
+from pytest_flops.reporting.failure import failure_text, measured_failure_text, uncompared
 from pytest_flops.results.measured import Latency, Measured
 from pytest_flops.results.report import Node
 

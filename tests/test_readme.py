@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from conftest import load_torch
 
-from pytest_flops.wording import size
+from pytest_flops.reporting.wording import size
 
 load_torch()
 

@@ -7,7 +7,7 @@ import pytest
 from pytest_flops.budgets.baseline import METRICS, Baseline
 from pytest_flops.errors import BaselineError
 from pytest_flops.plugin.attempt import Attempt
-from pytest_flops.wording import changed, measured_changes
+from pytest_flops.reporting.wording import changed, measured_changes
 
 
 def conclude(attempt: Attempt, report: pytest.TestReport) -> None:

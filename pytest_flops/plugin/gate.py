@@ -11,14 +11,14 @@ import pytest
 from pytest_flops.budgets.baseline import METRICS, Baseline, snapshot
 from pytest_flops.budgets.measured_verdict import MeasuredVerdict
 from pytest_flops.budgets.verdict import Verdict, compare
-from pytest_flops.failure import failure_text, measured_failure_text, uncompared
 from pytest_flops.plugin.attempt import PROPERTY, Attempt, accept_command
 from pytest_flops.plugin.measure import Call, Run, measure
 from pytest_flops.plugin.progress import shown
+from pytest_flops.reporting.failure import failure_text, measured_failure_text, uncompared
+from pytest_flops.reporting.tables import node_digest, node_table
+from pytest_flops.reporting.wording import changed, measured_change, plural
 from pytest_flops.results.measured import Measured
 from pytest_flops.results.report import Report
-from pytest_flops.table import node_digest, node_table
-from pytest_flops.wording import changed, measured_change, plural
 
 
 def gate(attempt: Attempt, name: str, call: Call, report: Report) -> None:

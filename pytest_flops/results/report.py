@@ -146,7 +146,7 @@ class Report:
 
     def table(self) -> str:
         """Return the node table as text, as `torch.fx` prints it, with FLOPs and MACs, and the totals."""
-        from pytest_flops.table import node_table
+        from pytest_flops.reporting.tables import node_table
 
         return node_table(self)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from pytest_flops.budgets.baseline import Function
 from pytest_flops.budgets.verdict import Change, Verdict
+from pytest_flops.reporting.wording import calls, costs, delta, figure, place_name, plural
 from pytest_flops.results.report import Node, Report, base_name
-from pytest_flops.wording import calls, costs, delta, figure, place_name, plural
 
 MEASURED_COLUMNS = (
     "node_name",

@@ -10,9 +10,8 @@ from typing import NamedTuple
 from pytest_flops.budgets.budget import Budget
 from pytest_flops.budgets.measured_verdict import Finding, MeasuredVerdict
 from pytest_flops.budgets.verdict import Change, Excess, Mismatch, Unmatched, Verdict, tolerated
-from pytest_flops.results.report import Node, Report
-from pytest_flops.table import change_tables, peak_table
-from pytest_flops.wording import (
+from pytest_flops.reporting.tables import change_tables, peak_table
+from pytest_flops.reporting.wording import (
     TITLES,
     amount,
     calls,
@@ -24,6 +23,7 @@ from pytest_flops.wording import (
     place_name,
     plural,
 )
+from pytest_flops.results.report import Node, Report
 
 
 def failure_text(
