@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_flops.counting.trace import trace
     from pytest_flops.cuda_memory import measure_cuda_memory
     from pytest_flops.errors import (
         BaselineError,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pytest_flops.results.measured import Latency
     from pytest_flops.results.report import Node, Report
     from pytest_flops.torch_flops import TorchFLOPsByFX
-    from pytest_flops.tracer import trace
 
 __all__ = [
     "BaselineError",
@@ -65,7 +65,7 @@ _ROOMS = {
     "measure_latency": "latency",
     "propagate": "propagation",
     "register_flop_formula": "formulas",
-    "trace": "tracer",
+    "trace": "counting.trace",
 }
 
 

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import torch
 
+from pytest_flops.counting.subject import Inputs, Subject
 from pytest_flops.errors import MeasurementError
 from pytest_flops.propagation import failures_explained
 from pytest_flops.running import Ready, device_of
-from pytest_flops.subject import Inputs, Subject
 
 
 class Allocator(Protocol):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from pytest_flops.counting.subject import Inputs, Subject
 from pytest_flops.running import device_of
-from pytest_flops.subject import Inputs, Subject
 
 
 def fingerprint(

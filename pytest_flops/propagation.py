@@ -22,15 +22,15 @@ import torch
 # Private, for want of a public way to let a leaf run without the mode that recorded its call.
 from torch.overrides import _get_current_function_mode_stack
 
+from pytest_flops.counting.live_memory import LiveMemory
+from pytest_flops.counting.recorder import Recorder, Step, recording
+from pytest_flops.counting.shapes import Sink
+from pytest_flops.counting.subject import Subject
 from pytest_flops.errors import MeasurementError
-from pytest_flops.memory import LiveMemory
-from pytest_flops.nodes import Recorder, Step, recording
 from pytest_flops.probes import Probe, Timer, probes_for
 from pytest_flops.reporting.tables import MeasuredRow, measurement_table
 from pytest_flops.results.report import Node
 from pytest_flops.running import Ready, first_line, is_device_failure, is_out_of_memory
-from pytest_flops.shapes import Sink
-from pytest_flops.subject import Subject
 
 
 @dataclass(frozen=True, slots=True)

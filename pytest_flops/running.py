@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from pytest_flops.counting.memo import META
+from pytest_flops.counting.preserve import untouched
+from pytest_flops.counting.subject import Inputs, Subject
+from pytest_flops.counting.trace import Mode, Run, traced
 from pytest_flops.errors import MeasurementError
-from pytest_flops.memo import META
-from pytest_flops.preserve import untouched
-from pytest_flops.subject import Inputs, Subject
-from pytest_flops.tracer import Mode, Run, traced
 
 
 @dataclass(frozen=True)

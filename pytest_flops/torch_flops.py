@@ -31,13 +31,13 @@ from typing import Any, Literal
 from torch import Tensor, fx, nn
 from torch.overrides import handle_torch_function
 
+from pytest_flops.counting.preserve import untouched
+from pytest_flops.counting.trace import trace
 from pytest_flops.errors import FlopsError, MeasurementError, TraceError
-from pytest_flops.preserve import untouched
 from pytest_flops.propagation import Measurement, propagate
 from pytest_flops.reporting.tables import MEASURED_COLUMNS as COLUMNS
 from pytest_flops.reporting.tables import measurement_table
 from pytest_flops.results.report import Report, base_name
-from pytest_flops.tracer import trace
 
 MemoryFunction = Literal["memory_allocated", "max_memory_allocated"]
 Row = list[str | int | float | None]

@@ -109,7 +109,7 @@ def load_torch() -> None:
     """Import all that counts and measures, once: pytester unloads what a run inside this process imported."""
     import torch
 
-    from pytest_flops.tracer import trace
+    from pytest_flops.counting.trace import trace
 
     for room in ("cuda_memory", "latency", "machine"):
         import_module(f"pytest_flops.{room}")

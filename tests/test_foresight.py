@@ -13,10 +13,11 @@ from formulas.test_op_db import UNAVAILABLE, samples
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pytest_flops import foresight, trace
-from pytest_flops.calls import Call
-from pytest_flops.foresight import foresee
-from pytest_flops.memo import New, Same
+from pytest_flops import trace
+from pytest_flops.counting import shape_rules as foresight
+from pytest_flops.counting.calls import Call
+from pytest_flops.counting.memo import New, Same
+from pytest_flops.counting.shape_rules import foresee
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch's test suite uses what torch deprecates

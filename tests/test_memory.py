@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from pytest_flops import Report, shapes, trace
-from pytest_flops.memory import stored_bytes
+from pytest_flops import Report, trace
+from pytest_flops.counting import shapes
+from pytest_flops.counting.live_memory import stored_bytes
 
 KIB = 1024
 X = torch.randn(16, 16)  # 1 KiB

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_flops import preserve, trace
+from pytest_flops import trace
+from pytest_flops.counting import preserve
 
 
 class Helper:

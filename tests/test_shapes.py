@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_flops import register_flop_formula, trace
-from pytest_flops import shapes as shapes_module
-from pytest_flops.memo import MEMO_LIMIT, Memo, Outcome
+from pytest_flops.counting import shapes as shapes_module
+from pytest_flops.counting.memo import MEMO_LIMIT, Memo, Outcome
 
 
 @pytest.fixture(autouse=True)

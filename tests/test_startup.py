@@ -11,7 +11,7 @@ import pytest
 import pytest_flops
 
 PACKAGE = Path(pytest_flops.__file__).parent
-TORCH_ROOMS = {"formulas", "torch_flops"}
+TORCH_ROOMS = {"counting", "formulas", "torch_flops"}
 TORCH_ROOMS |= {
     "tracer",
     "nodes",

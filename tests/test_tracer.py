@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytest_flops import Cost, FormulaError, TraceError, register_flop_formula, trace
+from pytest_flops.counting.subject import Inputs, Subject
+from pytest_flops.counting.trace import Mode, Run
 from pytest_flops.results.report import Report
-from pytest_flops.subject import Inputs, Subject
-from pytest_flops.tracer import Mode, Run
 
 X = torch.randn(3, 5)
 LINEAR = 3 * (2 * 5 - 1) * 4 + 3 * 4  # 3x5 through Linear(5, 4): (2k-1)mn and the bias

@@ -44,7 +44,7 @@ class Flops:
     def count(self, model: Any, /, *args: Any, **kwargs: Any) -> Report:
         """Count only: no baseline, no ceiling, no failure."""
         __tracebackhide__ = True
-        from pytest_flops.tracer import trace
+        from pytest_flops.counting.trace import trace
 
         budget = self._attempt.budget
         return plainly(trace, model, args, kwargs, train=budget.train, backward=budget.backward)

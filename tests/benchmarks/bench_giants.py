@@ -22,7 +22,7 @@ from harness import parser, peak_growth_mib, table, write_json
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_flops import trace
-from pytest_flops.shapes import forget
+from pytest_flops.counting.shapes import forget
 
 CONFIGS = {
     "8B": LlamaConfig(

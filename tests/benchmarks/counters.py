@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pytest_flops import trace
-from pytest_flops.nodes import is_leaf
-from pytest_flops.shapes import forget
+from pytest_flops.counting.recorder import is_leaf
+from pytest_flops.counting.shapes import forget
 
 Count = Callable[[nn.Module, Tensor], int]
 COUNTERS: dict[str, Count] = {}

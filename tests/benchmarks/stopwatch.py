@@ -68,7 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Take the time of every trace, or, without the pytest-flops plugin, do nothing in its place."""
     if config.pluginmanager.hasplugin("flops"):
-        from pytest_flops import tracer
+        from pytest_flops.counting import trace as tracer
 
         tracer.trace = _watch.timed("trace", tracer.trace)  # type: ignore[misc]
     else:

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from pytest_flops.counting.trace import trace
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import formula_for
 from pytest_flops.formulas.registry import no_flops
-from pytest_flops.tracer import trace
 
 from .conftest import Tally
 

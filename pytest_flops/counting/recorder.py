@@ -25,10 +25,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from pytest_flops.counting.live_memory import LiveMemory
+from pytest_flops.counting.shapes import Sink
 from pytest_flops.errors import TraceError
-from pytest_flops.memory import LiveMemory
 from pytest_flops.results.report import Node, Op
-from pytest_flops.shapes import Sink
 
 CONTAINERS = (nn.Sequential, nn.DataParallel, nn.parallel.DistributedDataParallel)
 """Modules from `torch.nn` that run other modules and do nothing themselves: seen through, not leaves."""

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves  # private, for want of a public one; see subject.py
 
+from pytest_flops.counting.live_memory import LiveMemory
+from pytest_flops.counting.memo import meta_like
+from pytest_flops.counting.recorder import Recorder, Step
+from pytest_flops.counting.shapes import Sink, Tally
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import Cost, formula_for
-from pytest_flops.memo import meta_like
-from pytest_flops.memory import LiveMemory
-from pytest_flops.nodes import Recorder, Step
-from pytest_flops.shapes import Sink, Tally
 
 
 class _StepSpan(NamedTuple):

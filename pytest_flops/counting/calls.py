@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; torch publishes no alias
 
-from pytest_flops.memo import describe
+from pytest_flops.counting.memo import describe
 
 
 class Traits(NamedTuple):

@@ -25,11 +25,9 @@ from torch import Tensor
 from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; torch publishes no alias
 from torch.utils._python_dispatch import TorchDispatchMode  # documented for extending; no public alias yet
 
-from pytest_flops.calls import Call, tensors_in, traits_of
-from pytest_flops.errors import FormulaError
-from pytest_flops.foresight import foresee
-from pytest_flops.formulas import Cost, formula_for
-from pytest_flops.memo import (
+from pytest_flops.counting.calls import Call, tensors_in, traits_of
+from pytest_flops.counting.live_memory import LiveMemory, keep_alive, storage_key
+from pytest_flops.counting.memo import (
     META,
     Memo,
     New,
@@ -41,8 +39,10 @@ from pytest_flops.memo import (
     meta_like,
     specify,
 )
-from pytest_flops.memory import LiveMemory, keep_alive, storage_key
-from pytest_flops.preserve import UndoLog, storage_address
+from pytest_flops.counting.preserve import UndoLog, storage_address
+from pytest_flops.counting.shape_rules import foresee
+from pytest_flops.errors import FormulaError
+from pytest_flops.formulas import Cost, formula_for
 
 CPU = torch.device("cpu")
 _LIFT = torch.ops.aten.lift_fresh.default

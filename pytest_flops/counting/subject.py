@@ -18,8 +18,8 @@ from torch.nn.parameter import is_lazy
 # that transformers and others have registered.
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
 
+from pytest_flops.counting.live_memory import stored_bytes
 from pytest_flops.errors import TraceError
-from pytest_flops.memory import stored_bytes
 
 _VARIADIC = inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)
 
