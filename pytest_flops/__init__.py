@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_flops.counting.trace import trace
-    from pytest_flops.cuda_memory import measure_cuda_memory
     from pytest_flops.errors import (
         BaselineError,
         BudgetError,
@@ -20,8 +19,9 @@ if TYPE_CHECKING:
         TraceError,
     )
     from pytest_flops.formulas import Cost, register_flop_formula
-    from pytest_flops.latency import measure_latency
-    from pytest_flops.propagation import Measurement, Measurements, propagate
+    from pytest_flops.measuring.cuda_memory import measure_cuda_memory
+    from pytest_flops.measuring.latency import measure_latency
+    from pytest_flops.measuring.propagate import Measurement, Measurements, propagate
     from pytest_flops.results.measured import Latency
     from pytest_flops.results.report import Node, Report
     from pytest_flops.torch_flops import TorchFLOPsByFX
@@ -54,16 +54,16 @@ _ROOMS = {
     "FlopsError": "errors",
     "FormulaError": "errors",
     "Latency": "results.measured",
-    "Measurement": "propagation",
+    "Measurement": "measuring.propagate",
     "MeasurementError": "errors",
-    "Measurements": "propagation",
+    "Measurements": "measuring.propagate",
     "Node": "results.report",
     "Report": "results.report",
     "TorchFLOPsByFX": "torch_flops",
     "TraceError": "errors",
-    "measure_cuda_memory": "cuda_memory",
-    "measure_latency": "latency",
-    "propagate": "propagation",
+    "measure_cuda_memory": "measuring.cuda_memory",
+    "measure_latency": "measuring.latency",
+    "propagate": "measuring.propagate",
     "register_flop_formula": "formulas",
     "trace": "counting.trace",
 }

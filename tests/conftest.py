@@ -112,7 +112,7 @@ def load_torch() -> None:
     from pytest_flops.counting.trace import trace
 
     for room in ("cuda_memory", "latency", "machine"):
-        import_module(f"pytest_flops.{room}")
+        import_module(f"pytest_flops.measuring.{room}")
     trace(torch.nn.Linear(2, 3), (torch.zeros(1, 2),))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pytest_flops.probes import CudaProbe, CudaReading
+from pytest_flops.measuring.probes import CudaProbe, CudaReading
 
 
 class Script:

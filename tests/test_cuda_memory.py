@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytest_flops import MeasurementError, cuda_memory, measure_cuda_memory
-from pytest_flops.cuda_memory import CudaAllocator
+from pytest_flops import MeasurementError, measure_cuda_memory
+from pytest_flops.measuring import cuda_memory
+from pytest_flops.measuring.cuda_memory import CudaAllocator
 
 X = torch.randn(3, 5)
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from pytest_flops import Latency, MeasurementError, latency, measure_latency
-from pytest_flops.latency import Pair, summarised
+from pytest_flops import Latency, MeasurementError, measure_latency
+from pytest_flops.measuring import latency
+from pytest_flops.measuring.latency import Pair, summarised
 
 X = torch.randn(3, 5)
 

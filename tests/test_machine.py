@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from pytest_flops import MeasurementError, machine
-from pytest_flops.machine import fingerprint
+from pytest_flops import MeasurementError
+from pytest_flops.measuring import machine
+from pytest_flops.measuring.machine import fingerprint
 
 X = torch.randn(3, 5)
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from pytest_flops import cuda_memory, latency, machine
 from pytest_flops.budgets.budget import budget_from
 from pytest_flops.errors import MeasurementError
+from pytest_flops.measuring import cuda_memory, latency, machine
 from pytest_flops.plugin.measure import Call, Run, measure, require_cuda
 from pytest_flops.results.measured import Latency, Measured
 

@@ -19,7 +19,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_flops import cuda_memory, latency, machine
+from pytest_flops.measuring import cuda_memory
+
+from pytest_flops.measuring import latency
+
+from pytest_flops.measuring import machine
 from pytest_flops.errors import MeasurementError
 from pytest_flops.results.measured import Latency
 

@@ -15,7 +15,8 @@ load_torch()
 
 SCRIPTED = """
 import pytest
-from pytest_flops import latency, machine
+from pytest_flops.measuring import latency
+from pytest_flops.measuring import machine
 from pytest_flops.results.measured import Latency
 
 

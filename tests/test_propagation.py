@@ -16,8 +16,9 @@ from torch.autograd.profiler import profile
 from torch.overrides import _get_current_function_mode_stack, handle_torch_function, has_torch_function_unary
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from pytest_flops import Measurement, MeasurementError, Measurements, propagate, propagation, trace
-from pytest_flops.probes import CpuScale, CudaProbe, Memory, probes_for
+from pytest_flops import Measurement, MeasurementError, Measurements, propagate, trace
+from pytest_flops.measuring import propagate as propagation
+from pytest_flops.measuring.probes import CpuScale, CudaProbe, Memory, probes_for
 
 X = torch.randn(3, 5)
 

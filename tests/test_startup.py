@@ -11,7 +11,7 @@ import pytest
 import pytest_flops
 
 PACKAGE = Path(pytest_flops.__file__).parent
-TORCH_ROOMS = {"counting", "formulas", "torch_flops"}
+TORCH_ROOMS = {"counting", "formulas", "measuring", "torch_flops"}
 TORCH_ROOMS |= {
     "tracer",
     "nodes",
@@ -24,7 +24,6 @@ TORCH_ROOMS |= {
     "preserve",
     "subject",
 }
-TORCH_ROOMS |= {"running", "propagation", "latency", "cuda_memory", "probes", "machine"}
 ROOMS = sorted(
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     for path in PACKAGE.rglob("*.py")

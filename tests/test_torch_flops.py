@@ -25,7 +25,8 @@ from script import Script
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
 
-from pytest_flops import FlopsError, MeasurementError, TorchFLOPsByFX, TraceError, propagation, trace
+from pytest_flops import FlopsError, MeasurementError, TorchFLOPsByFX, TraceError, trace
+from pytest_flops.measuring import propagate as propagation
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "torch_flops"
 IMAGE = torch.randn(1, 3, 224, 224)

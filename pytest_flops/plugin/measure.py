@@ -42,7 +42,7 @@ def measure(call: Call, budget: Budget, baselines: Mapping[str, Measured], run: 
 
     Raises `MeasurementError` for what cannot be measured.
     """
-    from pytest_flops.machine import fingerprint
+    from pytest_flops.measuring.machine import fingerprint
 
     machine = fingerprint(*call, threads=budget.latency_threads)
     was = baselines.get(machine, Measured())
@@ -70,7 +70,7 @@ def _latency(call: Call, budget: Budget, was: Measured, run: Run) -> tuple[Laten
 
 
 def _measured_latency(call: Call, budget: Budget, run: Run, step: str) -> Latency:
-    from pytest_flops.latency import measure_latency
+    from pytest_flops.measuring.latency import measure_latency
 
     with run.step(step):
         latency = measure_latency(
@@ -80,7 +80,7 @@ def _measured_latency(call: Call, budget: Budget, run: Run, step: str) -> Latenc
 
 
 def _cuda_memory(call: Call, budget: Budget, run: Run) -> int:
-    from pytest_flops.cuda_memory import measure_cuda_memory
+    from pytest_flops.measuring.cuda_memory import measure_cuda_memory
 
     with run.step("CUDA memory"):
         return measure_cuda_memory(*call, train=budget.train)

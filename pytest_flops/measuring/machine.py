@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pytest_flops.counting.subject import Inputs, Subject
-from pytest_flops.running import device_of
+from pytest_flops.measuring.ready import device_of
 
 
 def fingerprint(

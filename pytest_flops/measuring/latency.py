@@ -32,10 +32,10 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from pytest_flops.errors import MeasurementError
-from pytest_flops.propagation import failures_explained
+from pytest_flops.measuring.propagate import failures_explained
+from pytest_flops.measuring.ready import Ready
 from pytest_flops.reporting.wording import plural
 from pytest_flops.results.measured import Latency
-from pytest_flops.running import Ready
 
 REFERENCE_VERSION = 1
 """Which workload `reference_on` returns. A change of its work raises it: older ratios do not compare then."""

@@ -27,10 +27,10 @@ from pytest_flops.counting.recorder import Recorder, Step, recording
 from pytest_flops.counting.shapes import Sink
 from pytest_flops.counting.subject import Subject
 from pytest_flops.errors import MeasurementError
-from pytest_flops.probes import Probe, Timer, probes_for
+from pytest_flops.measuring.probes import Probe, Timer, probes_for
+from pytest_flops.measuring.ready import Ready, first_line, is_device_failure, is_out_of_memory
 from pytest_flops.reporting.tables import MeasuredRow, measurement_table
 from pytest_flops.results.report import Node
-from pytest_flops.running import Ready, first_line, is_device_failure, is_out_of_memory
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ import torch
 
 from pytest_flops.counting.subject import Inputs, Subject
 from pytest_flops.errors import MeasurementError
-from pytest_flops.propagation import failures_explained
-from pytest_flops.running import Ready, device_of
+from pytest_flops.measuring.propagate import failures_explained
+from pytest_flops.measuring.ready import Ready, device_of
 
 
 class Allocator(Protocol):

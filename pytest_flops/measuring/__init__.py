@@ -1,0 +1,1 @@
+"""A model, run for real: the time and the memory that it takes."""
