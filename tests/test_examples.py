@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import load_torch
+
+from tests.runs import load_torch
 
 load_torch()
 import timm  # noqa: E402, F401  # the inner runs find it imported

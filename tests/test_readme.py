@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import load_torch
 
 from pytest_flops.reporting.wording import size
+from tests.runs import load_torch
 
 load_torch()
 

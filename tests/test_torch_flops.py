@@ -21,12 +21,12 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from script import Script
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
 
 from pytest_flops import FlopsError, MeasurementError, TorchFLOPsByFX, TraceError, trace
 from pytest_flops.measuring import propagate as propagation
+from tests.fakes import Script
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "torch_flops"
 IMAGE = torch.randn(1, 3, 224, 224)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from conftest import make_report, many, with_costs, with_peaks
 
 from pytest_flops.budgets.baseline import snapshot
 from pytest_flops.budgets.budget import budget_from
 from pytest_flops.budgets.verdict import compare
 from pytest_flops.reporting.tables import node_digest, node_table
 from pytest_flops.reporting.wording import amount, delta, figure, percent, size
+from tests.fakes import make_report, many, with_costs, with_peaks
 
 
 @pytest.mark.parametrize(

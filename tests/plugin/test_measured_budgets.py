@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from conftest import QUICK, load_torch
+
+from tests.runs import QUICK, load_torch
 
 load_torch()
 

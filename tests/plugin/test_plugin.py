@@ -7,7 +7,8 @@ import os
 import re
 
 import pytest
-from conftest import QUICK, load_torch
+
+from tests.runs import QUICK, load_torch
 
 load_torch()
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_report, with_costs
 
 from pytest_flops.budgets import paths
 from pytest_flops.budgets.baseline import Function, parts_of, snapshot
@@ -19,6 +18,7 @@ from pytest_flops.budgets.store import Place, load, owner, save
 from pytest_flops.errors import BaselineError
 from pytest_flops.results.measured import Latency, Measured
 from pytest_flops.results.report import Node
+from tests.fakes import make_report, with_costs
 
 TEST = "test_net.py::test_net"
 RESTORE = "Restore it from version control, or delete it and run the test with --flops-update."

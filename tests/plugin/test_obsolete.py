@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import QUICK, load_torch
+
+from tests.runs import QUICK, load_torch
 
 load_torch()
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import load_torch
+
+from tests.runs import load_torch
 
 load_torch()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import make_report
 
 from pytest_flops.results.report import ModuleTotal, Node, base_name, enclosing
+from tests.fakes import make_report
 
 
 def test_totals_are_sums_over_the_nodes():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from conftest import make_report, with_costs, with_peaks
 
 from pytest_flops.budgets.baseline import Function, snapshot
 from pytest_flops.budgets.budget import budget_from
 from pytest_flops.budgets.verdict import Change, Excess, Mismatch, Unmatched, compare, tolerated
 from pytest_flops.results.report import Node
+from tests.fakes import make_report, with_costs, with_peaks
 
 
 def budget(**keywords):

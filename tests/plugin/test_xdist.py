@@ -9,7 +9,8 @@ import sys
 import time
 
 import pytest
-from conftest import QUICK, load_torch
+
+from tests.runs import QUICK, load_torch
 
 pytest.importorskip("xdist")
 load_torch()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from zoo import weightless
 
 from pytest_flops import Report, trace
+from tests.zoo import weightless
 
 torchvision = pytest.importorskip("torchvision")
 models = torchvision.models

@@ -10,7 +10,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from script import Script
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
 from torch.overrides import _get_current_function_mode_stack, handle_torch_function, has_torch_function_unary
@@ -19,6 +18,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from pytest_flops import Measurement, MeasurementError, Measurements, propagate, trace
 from pytest_flops.measuring import propagate as propagation
 from pytest_flops.measuring.probes import CpuScale, CudaProbe, Memory, probes_for
+from tests.fakes import Script
 
 X = torch.randn(3, 5)
 

@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import NET, QUICK, load_torch
+
+from tests.runs import NET, QUICK, load_torch
 
 pty = pytest.importorskip("pty")
 load_torch()

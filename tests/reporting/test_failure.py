@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import make_report, many, with_costs, with_peaks
 
 from pytest_flops.budgets.baseline import snapshot
 from pytest_flops.budgets.budget import budget_from
@@ -14,6 +13,7 @@ from pytest_flops.budgets.verdict import compare
 from pytest_flops.reporting.failure import failure_text, measured_failure_text, uncompared
 from pytest_flops.results.measured import Latency, Measured
 from pytest_flops.results.report import Node
+from tests.fakes import make_report, many, with_costs, with_peaks
 
 ACCEPT = "pytest test_net.py::test_net --flops-update"
 

@@ -1,0 +1,83 @@
+"""Stand-ins: reports of models that do not exist, and a probe that says what a test tells it to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pytest_flops.measuring.probes import CudaProbe, CudaReading
+from pytest_flops.results.report import Node, Report
+
+
+def make_report(**changes: Any) -> Report:
+    """Return a report of a small model: a body of two leaves, the second wider, and an addition."""
+    fields: dict[str, Any] = {
+        "model": "Net",
+        "mode": "eval",
+        "inputs": ("x: float32[2, 3]",),
+        "executed": "meta",
+        "reason": "",
+        "params": 50,
+        "nodes": (
+            Node("x", "placeholder", "x", "", "Net", 0, 0),
+            Node("body_up", "call_module", "body.up", "body.up", "Linear", 40, 20, peak_memory=1600),
+            Node("body_down", "call_module", "body.down", "body.down", "Linear", 60, 30, peak_memory=2048),
+            Node("add", "call_function", "<built-in function add>", "body", "Body", 6, 0, peak_memory=1000),
+            Node("output", "output", "output", "", "Net", 0, 0),
+        ),
+        "module_types": {
+            "": "Net",
+            "body": "Body",
+            "body.up": "Linear",
+            "body.down": "Linear",
+            "body.drop": "Dropout",
+        },
+        "unsupported": {},
+        "formulas": 1,
+        "torch": "2.15.0+cpu",
+    }
+    return Report(**(fields | changes))
+
+
+def with_costs(report: Report, costs: Mapping[str, int]) -> Report:
+    """Return the report with other FLOPs for the named nodes."""
+    nodes = tuple(replace(node, flops=costs.get(node.name, node.flops)) for node in report.nodes)
+    return replace(report, nodes=nodes)
+
+
+def with_peaks(report: Report, peaks: Mapping[str, int]) -> Report:
+    """Return the report with another peak memory at the named nodes."""
+    nodes = tuple(replace(node, peak_memory=peaks.get(node.name, node.peak_memory)) for node in report.nodes)
+    return replace(report, nodes=nodes)
+
+
+def many(count: int) -> Report:
+    """Return a report of a model with that many layers, each larger than the one before."""
+    nodes = [
+        Node(f"n{i}", "call_module", f"n{i}", f"n{i}", "Linear", 1000 + 10 * i, 1 + i) for i in range(count)
+    ]
+    types = {"": "Net"} | {f"n{i}": "Linear" for i in range(count)}
+    return make_report(nodes=tuple(nodes), module_types=types)
+
+
+class Script:
+    """Reads (clock, allocated, peak) before and after each step, the same again in every run."""
+
+    def __init__(self, *readings: tuple[float, int, int]) -> None:
+        self.given = [CudaReading(*reading) for reading in readings]
+
+    def __enter__(self) -> None:
+        self.readings = iter(self.given)
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def before(self) -> CudaReading:
+        return next(self.readings)
+
+    after = before
+
+    def elapsed_ms(self, before: CudaReading, after: CudaReading) -> float:
+        return after.event - before.event
+
+    memory = CudaProbe.memory
