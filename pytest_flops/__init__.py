@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pytest_flops.formulas import Cost, register_flop_formula
     from pytest_flops.measuring.cuda_memory import measure_cuda_memory
     from pytest_flops.measuring.latency import measure_latency
-    from pytest_flops.measuring.propagate import Measurement, Measurements, propagate
-    from pytest_flops.results.measured import Latency
+    from pytest_flops.measuring.propagate import propagate
+    from pytest_flops.results.measured import Latency, Measurement, Measurements
     from pytest_flops.results.report import Node, Report
     from pytest_flops.torch_flops import TorchFLOPsByFX
 
@@ -54,9 +54,9 @@ _ROOMS = {
     "FlopsError": "errors",
     "FormulaError": "errors",
     "Latency": "results.measured",
-    "Measurement": "measuring.propagate",
+    "Measurement": "results.measured",
     "MeasurementError": "errors",
-    "Measurements": "measuring.propagate",
+    "Measurements": "results.measured",
     "Node": "results.report",
     "Report": "results.report",
     "TorchFLOPsByFX": "torch_flops",

@@ -34,9 +34,10 @@ from torch.overrides import handle_torch_function
 from pytest_flops.counting.preserve import untouched
 from pytest_flops.counting.trace import trace
 from pytest_flops.errors import FlopsError, MeasurementError, TraceError
-from pytest_flops.measuring.propagate import Measurement, propagate
-from pytest_flops.reporting.tables import MEASURED_COLUMNS as COLUMNS
-from pytest_flops.reporting.tables import measurement_table
+from pytest_flops.measuring.propagate import propagate
+from pytest_flops.results.columns import MEASURED_COLUMNS as COLUMNS
+from pytest_flops.results.columns import measurement_table
+from pytest_flops.results.measured import Measurement
 from pytest_flops.results.report import Report, base_name
 
 MemoryFunction = Literal["memory_allocated", "max_memory_allocated"]

@@ -22,9 +22,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves  # private, for want of a public one; see subject.py
 
 from pytest_flops.counting.live_memory import LiveMemory
-from pytest_flops.counting.memo import meta_like
+from pytest_flops.counting.op_results import meta_like
 from pytest_flops.counting.recorder import Recorder, Step
-from pytest_flops.counting.shapes import Sink, Tally
+from pytest_flops.counting.tally import Sink, Tally
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import Cost, formula_for
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; torch publishes no alias
-
-from pytest_flops.counting.memo import describe
 
 
 class Traits(NamedTuple):
@@ -118,3 +116,24 @@ def tensors_in(result: Any) -> list[Tensor]:
     tensors: list[Tensor] = []
     describe((result,), [], tensors)
     return tensors
+
+
+def describe(values: Collection[Any], key: list[object], tensors: list[Tensor]) -> None:
+    """Append what decides an op's result to `key`, and the tensors met on the way to `tensors`."""
+    key.extend(map(type, values))  # 1, 1.0 and True are equal as keys and promote dtypes differently
+    for value in values:
+        if isinstance(value, Tensor):
+            key += (value.dtype, value.shape, _stride(value))
+            tensors.append(value)
+        elif isinstance(value, (list, tuple)):
+            key.append(len(value))
+            describe(value, key, tensors)
+        else:
+            key.append(value)
+
+
+def _stride(tensor: Tensor) -> object:
+    try:
+        return tensor.stride()
+    except RuntimeError:  # sparse: it has none
+        return tensor.layout

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; torch publishes no alias
 
 from pytest_flops.counting.calls import Call
-from pytest_flops.counting.memo import META, New, Same, contiguous_stride, is_plain
+from pytest_flops.counting.op_results import META, New, Same, contiguous_stride, is_plain
 
 Foreseen = New | Same | None
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,11 +27,10 @@ from torch.utils._python_dispatch import TorchDispatchMode  # documented for ext
 
 from pytest_flops.counting.calls import Call, tensors_in, traits_of
 from pytest_flops.counting.live_memory import LiveMemory, keep_alive, storage_key
-from pytest_flops.counting.memo import (
+from pytest_flops.counting.memo import Memo, Outcome
+from pytest_flops.counting.op_results import (
     META,
-    Memo,
     New,
-    Outcome,
     Result,
     Several,
     UnrepeatableError,
@@ -41,6 +40,7 @@ from pytest_flops.counting.memo import (
 )
 from pytest_flops.counting.preserve import UndoLog, storage_address
 from pytest_flops.counting.shape_rules import foresee
+from pytest_flops.counting.tally import Sink, Tally, _report_unsupported
 from pytest_flops.errors import FormulaError
 from pytest_flops.formulas import Cost, formula_for
 
@@ -48,30 +48,8 @@ CPU = torch.device("cpu")
 _LIFT = torch.ops.aten.lift_fresh.default
 _COPYING = {torch.ops.aten.matmul.default, torch.ops.aten.linear.default, torch.ops.aten.einsum.default}
 """Composites that have a formula, and may copy arguments that are laid out otherwise than a kernel wants."""
-
 CONCRETE_LIMIT = 1 << 24
 """Elements up to which a tensor that `forward` creates is computed for real; larger ones are symbolic."""
-
-
-class Sink(Protocol):
-    """Whatever costs are added to: a step of the forward pass, or a tally."""
-
-    flops: int
-    macs: int
-    peak_memory: int
-    unsupported: dict[str, int] | None
-
-
-class Tally:
-    """A sink that stands alone: the cost of one op while it is being found out."""
-
-    __slots__ = ("flops", "macs", "peak_memory", "unsupported")
-
-    def __init__(self) -> None:
-        self.flops = 0
-        self.macs = 0
-        self.peak_memory = 0
-        self.unsupported: dict[str, int] | None = None
 
 
 class NeedsRealTensorsError(RuntimeError):
@@ -408,12 +386,6 @@ def _new_bytes(result: Result) -> int:
 
 def _unborn(tensor: Tensor, nbytes: int) -> None:
     """Keep a tensor that only stands for a result out of the account."""
-
-
-def _report_unsupported(sink: Sink, calls: Mapping[str, int]) -> None:
-    sink.unsupported = dict(sink.unsupported or {})
-    for name, count in calls.items():
-        sink.unsupported[name] = sink.unsupported.get(name, 0) + count
 
 
 def _is_big(args: tuple[Any, ...]) -> bool:

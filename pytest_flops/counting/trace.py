@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves  # private, for want of a public one
 
 from pytest_flops.counting.backward import TrainingRecorder, run_backward, under_autograd
-from pytest_flops.counting.memo import meta_like
+from pytest_flops.counting.inputs import Inputs
+from pytest_flops.counting.op_results import meta_like
 from pytest_flops.counting.preserve import untouched
 from pytest_flops.counting.recorder import Recorder, recording
 from pytest_flops.counting.shapes import CPU, ShapeMode
-from pytest_flops.counting.subject import Inputs, Subject
+from pytest_flops.counting.subject import Subject
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import FORMULAS_VERSION
 from pytest_flops.results.report import Report

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
-from pytest_flops.counting.subject import Inputs, Subject
+from pytest_flops.counting.inputs import Inputs
+from pytest_flops.counting.subject import Subject
 from pytest_flops.errors import MeasurementError
 from pytest_flops.measuring.propagate import failures_explained
 from pytest_flops.measuring.ready import Ready, device_of

@@ -17,28 +17,25 @@ moves by a factor of 3: they take the core away, and while they run on the next 
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, repeat
-from time import perf_counter, perf_counter_ns
-from typing import Any, NamedTuple, Protocol
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pytest_flops.errors import MeasurementError
+from pytest_flops.measuring.clocks import Clock, clock_for
 from pytest_flops.measuring.propagate import failures_explained
 from pytest_flops.measuring.ready import Ready
+from pytest_flops.measuring.reference import REFERENCE_VERSION, reference_on
 from pytest_flops.reporting.wording import plural
 from pytest_flops.results.measured import Latency
-
-REFERENCE_VERSION = 1
-"""Which workload `reference_on` returns. A change of its work raises it: older ratios do not compare then."""
 
 _BLOCK_NS = 5_000_000
 _MOST_RUNS = 100_000
@@ -97,123 +94,6 @@ def _intra_op_threads(device: torch.device, threads: int | None) -> Iterator[Non
         yield
     finally:
         torch.set_num_threads(before)
-
-
-# Clocks -----------------------------------------------------------------------------------------------------
-
-
-class Clock(Protocol):
-    """Tells how much time has been spent, from any origin."""
-
-    def now_ns(self) -> float: ...
-
-
-class WallClock:
-    """Wall time, less the time in which this thread was ready to run and waited for a core.
-
-    Linux counts that per thread. Where it is not known, or where others do the work for this thread, all wall
-    time counts.
-    """
-
-    def __init__(self, *, alone: bool) -> None:
-        self._schedstat: int | None = None
-        if alone:
-            with suppress(OSError):
-                self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if self._schedstat is not None:
-            os.close(self._schedstat)
-
-    def now_ns(self) -> float:
-        while True:
-            waited = self._waited_ns()
-            now = perf_counter_ns() - waited
-            if self._waited_ns() == waited:  # else the core was taken away between the two readings
-                return now
-
-    def _waited_ns(self) -> int:
-        if self._schedstat is None:
-            return 0
-        return int(os.pread(self._schedstat, 96, 0).split()[1])
-
-
-class CudaClock:
-    """Wall time at which a CUDA device has done all work that it was given."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def now_ns(self) -> float:
-        torch.cuda.synchronize(self.device)
-        return perf_counter_ns()
-
-
-def clock_for(device: torch.device) -> Clock:
-    """Return the clock by which work on a device is timed."""
-    return CudaClock(device) if device.type == "cuda" else WallClock(alone=torch.get_num_threads() == 1)
-
-
-# The reference workload -------------------------------------------------------------------------------------
-
-
-class _Sizes(NamedTuple):
-    image: int
-    matrix: int
-    vector: int
-    layers: int
-
-
-_SIZES = {
-    "cpu": _Sizes(image=28, matrix=256, vector=2**20, layers=20),
-    "cuda": _Sizes(image=224, matrix=1024, vector=2**24, layers=10),
-}
-
-
-def reference_on(device: torch.device) -> Callable[[], None]:
-    """Return the reference workload: about 6 ms on one core of a server, of what models are made of.
-
-    About half of it is arithmetic and memory: two 3×3 convolutions of 64 channels, two matrix products, the
-    addition of vectors that a core's own cache does not hold. The other half is overhead: layers of all kinds
-    on next to no data. They are varied because it is the sheer amount of code that a busy neighbour slows: a
-    loop over one operator would hardly notice him. All is float32; on CUDA it is larger, to outweigh its
-    launches.
-    """
-    sizes = _SIZES[device.type]
-    options: dict[str, Any] = {"dtype": torch.float32, "device": device}
-    image = torch.full((1, 64, sizes.image, sizes.image), 0.5, **options)
-    kernel = torch.full((64, 64, 3, 3), 0.01, **options)
-    matrix = torch.full((sizes.matrix, sizes.matrix), 0.1, **options)
-    vector = torch.ones(sizes.vector, **options)
-    result = torch.empty_like(vector)
-    rows, layers = torch.ones(4, 8, **options), _small_layers(options)
-
-    def reference() -> None:
-        for _ in range(2):
-            F.conv2d(image, kernel, padding=1)
-            torch.mm(matrix, matrix)
-        torch.add(vector, 1.0, out=result)
-        for _ in range(sizes.layers):
-            y = layers(rows)
-            y = torch.cat([y, rows]).view(2, 4, 8).transpose(0, 1).reshape(4, 16)
-            y = torch.mm(y, y.t()).mean(0, keepdim=True)
-
-    return reference
-
-
-def _small_layers(options: dict[str, Any]) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(8, 8, **options),
-        nn.LayerNorm(8, **options),
-        nn.GELU(),
-        nn.Conv1d(4, 4, 3, padding=1, **options),
-        nn.ReLU(),
-        nn.Linear(8, 8, **options),
-        nn.Softmax(-1),
-    ).eval()
-
-
-# Pairs ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pytest_flops.counting.subject import Inputs, Subject
+from pytest_flops.counting.inputs import Inputs
+from pytest_flops.counting.subject import Subject
 from pytest_flops.measuring.ready import device_of
 
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from pytest_flops.counting.memo import META
+from pytest_flops.counting.inputs import Inputs
+from pytest_flops.counting.op_results import META
 from pytest_flops.counting.preserve import untouched
-from pytest_flops.counting.subject import Inputs, Subject
+from pytest_flops.counting.subject import Subject
 from pytest_flops.counting.trace import Mode, Run, traced
 from pytest_flops.errors import MeasurementError
 

@@ -7,27 +7,12 @@ from collections.abc import Iterator, Sequence
 from pytest_flops.budgets.baseline import Function
 from pytest_flops.budgets.verdict import Change, Verdict
 from pytest_flops.reporting.wording import calls, costs, delta, figure, place_name, plural
+from pytest_flops.results.columns import aligned
 from pytest_flops.results.report import Node, Report, base_name
-
-MEASURED_COLUMNS = (
-    "node_name",
-    "node_op",
-    "op_target",
-    "nn_module_stack[-1]",
-    "flops",
-    "time(ms)",
-    "mem_before_op",
-    "mem_after_op",
-    "mem_delta",
-)
-MeasuredRow = Sequence[str | int | float | None]
 
 _CHANGED_ROWS = 10
 _DIGEST_ROWS = 24
 _NODE_COLUMNS: tuple[str, ...] = ("node_name", "node_op", "op_target", "nn_module_stack[-1]", "flops", "macs")
-
-
-# Nodes ------------------------------------------------------------------------------------------------------
 
 
 def node_table(report: Report, *, peaks: bool = False) -> str:
@@ -68,22 +53,7 @@ def _node_rows(nodes: Sequence[Node], peaks: bool) -> str:
     if peaks:
         columns, align = (*columns, "peak_memory"), align + "r"
         rows = [(*row, f"{node.peak_memory:,}") for row, node in zip(rows, nodes, strict=True)]
-    return _table(rows, columns, align, "rst")
-
-
-def measurement_table(rows: Sequence[MeasuredRow], headers: Sequence[str] = MEASURED_COLUMNS) -> str:
-    """Return rows of measured nodes, times in ms and memory in bytes; what is None stays empty."""
-    from tabulate import tabulate
-
-    return tabulate(
-        rows,
-        headers,
-        tablefmt="rst",
-        intfmt=["", "", "", "", ",", "", ",", ",", "+,"],
-        floatfmt=".3f",
-        missingval="",
-        disable_numparse=[0, 1, 2, 3],
-    )
+    return aligned(rows, columns, align, "rst")
 
 
 def _totals(report: Report) -> Iterator[str]:
@@ -94,23 +64,6 @@ def _totals(report: Report) -> Iterator[str]:
         yield f"Ran on real tensors: {report.reason}"
     if report.unsupported:
         yield f"Too low: no formula for {calls(report.unsupported.items())}"
-
-
-def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], align: str, style: str = "simple") -> str:
-    from tabulate import tabulate
-
-    sides = {"l": "left", "r": "right"}
-    text = tabulate(
-        rows,
-        headers=headers,
-        tablefmt=style,
-        disable_numparse=True,
-        colalign=[sides[letter] for letter in align] if rows else None,
-    )
-    return "\n".join(line.rstrip() for line in text.splitlines())
-
-
-# Changes ----------------------------------------------------------------------------------------------------
 
 
 def change_tables(report: Report, verdict: Verdict, *, full: bool = False) -> Iterator[str]:
@@ -130,7 +83,7 @@ def change_tables(report: Report, verdict: Verdict, *, full: bool = False) -> It
 
 def _cut(rows: Sequence[Sequence[str]], headers: Sequence[str], align: str, full: bool, noun: str) -> str:
     shown = rows if full else rows[:_CHANGED_ROWS]
-    text = _table(shown, headers, align)
+    text = aligned(shown, headers, align)
     hidden = len(rows) - len(shown)
     return f"{text}\n... and {plural(hidden, f'more {noun}')}; -vv shows all." if hidden else text
 
@@ -158,9 +111,6 @@ def _node_names(report: Report, function: Function) -> str:
         if node.module == function.module and base_name(node.name) == function.name and node.flops
     ]
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} ... {names[-1]} ({len(names)})"
-
-
-# Peak memory ------------------------------------------------------------------------------------------------
 
 
 def peak_table(report: Report, above: int, *, full: bool = False) -> str:

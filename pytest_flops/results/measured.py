@@ -5,7 +5,11 @@ No torch here: the numbers are stored, compared and printed without it. `latency
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from pytest_flops.results.columns import MeasuredRow, measurement_table
+from pytest_flops.results.report import Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +39,60 @@ class Measured:
 
     latency: Latency | None = None
     cuda_memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one step took: a node of the trace with its time and the memory allocated around it.
+
+    `time_ms` is wall time on the CPU and device time on CUDA. The memory is what was allocated before and
+    after the step, and the peak in between: on CUDA all of the device's, on the CPU what the run allocated
+    itself, and None if a profiler runs already. All four are None for inputs, outputs and ops that no Python
+    function called: nothing was measured there.
+    """
+
+    node: Node
+    time_ms: float | None
+    memory_before_bytes: int | None
+    memory_after_bytes: int | None
+    memory_peak_bytes: int | None
+
+    @property
+    def memory_delta_bytes(self) -> int | None:
+        """What the step left allocated; negative where it freed more."""
+        if self.memory_after_bytes is None or self.memory_before_bytes is None:
+            return None
+        return self.memory_after_bytes - self.memory_before_bytes
+
+    @property
+    def row(self) -> MeasuredRow:
+        """The values under `table.MEASURED_COLUMNS`."""
+        node, before, after = self.node, self.memory_before_bytes, self.memory_after_bytes
+        return (
+            *(node.name, node.op, node.target, node.module_type, node.flops),
+            *(self.time_ms, before, after, self.memory_delta_bytes),
+        )
+
+
+class Measurements(tuple[Measurement, ...]):
+    """What each step of a forward pass took, in the order in which they ran."""
+
+    __slots__ = ()
+
+    @property
+    def time_ms(self) -> float:
+        """The sum of the steps' times."""
+        return math.fsum(measured.time_ms or 0.0 for measured in self)
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """The most memory allocated during any step; None where none was read."""
+        return max((m.memory_peak_bytes for m in self if m.memory_peak_bytes is not None), default=None)
+
+    def table(self) -> str:
+        """Return a row for each node, with the columns of torch_flops, and the totals."""
+        flops = sum(measured.node.flops for measured in self)
+        totals = [f"{flops:,} FLOPs", f"{self.time_ms:.3f} ms"]
+        if self.peak_memory_bytes is not None:
+            totals.append(f"peak memory {self.peak_memory_bytes:,} B")
+        return f"{measurement_table([measured.row for measured in self])}\n\nTotal: {', '.join(totals)}"

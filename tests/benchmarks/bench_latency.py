@@ -37,8 +37,8 @@ from torch import Tensor, nn
 
 from pytest_flops import Latency, trace
 from pytest_flops.budgets.budget import budget_from
-from pytest_flops.measuring.latency import REFERENCE_VERSION
 from pytest_flops.measuring.machine import fingerprint
+from pytest_flops.measuring.reference import REFERENCE_VERSION
 from pytest_flops.plugin.measure import Call, Run, measure
 from pytest_flops.results.measured import Measured
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pytest_flops import trace
-from pytest_flops.counting.recorder import is_leaf
+from pytest_flops.counting.fx_names import is_leaf
 from pytest_flops.counting.shapes import forget
 
 Count = Callable[[nn.Module, Tensor], int]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_flops import trace
-from pytest_flops.counting.recorder import Names, is_leaf
+from pytest_flops.counting.fx_names import Names, is_leaf
 from pytest_flops.results.report import base_name
 
 IMAGE = torch.randn(1, 3, 224, 224)

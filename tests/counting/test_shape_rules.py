@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from formulas.test_op_db import UNAVAILABLE, samples
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_flops import trace
 from pytest_flops.counting import shape_rules as foresight
 from pytest_flops.counting.calls import Call
-from pytest_flops.counting.memo import New, Same
+from pytest_flops.counting.op_results import New, Same
 from pytest_flops.counting.shape_rules import foresee
+from tests.formulas.test_op_db import UNAVAILABLE, samples
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch's test suite uses what torch deprecates

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytest_flops import Cost, FormulaError, TraceError, register_flop_formula, trace
-from pytest_flops.counting.subject import Inputs, Subject
+from pytest_flops.counting.inputs import Inputs
+from pytest_flops.counting.subject import Subject
 from pytest_flops.counting.trace import Mode, Run
 from pytest_flops.results.report import Report
 

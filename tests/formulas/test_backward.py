@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_flops.formulas import Cost
-
-from .conftest import Tally
+from tests.formulas.conftest import Tally
 
 
 def meta(*shape: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from .conftest import Tally
+from tests.formulas.conftest import Tally
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch's test suite uses what torch deprecates

@@ -14,8 +14,7 @@ from pytest_flops.counting.trace import trace
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import formula_for
 from pytest_flops.formulas.registry import no_flops
-
-from .conftest import Tally
+from tests.formulas.conftest import Tally
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # torch's test suite uses what torch deprecates

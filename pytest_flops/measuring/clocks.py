@@ -1,0 +1,62 @@
+"""Clocks: wall time without waiting for a core, and the time of a CUDA device."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from time import perf_counter_ns
+from typing import Protocol
+
+import torch
+
+
+class Clock(Protocol):
+    """Tells how much time has been spent, from any origin."""
+
+    def now_ns(self) -> float: ...
+
+
+class WallClock:
+    """Wall time, less the time in which this thread was ready to run and waited for a core.
+
+    Linux counts that per thread. Where it is not known, or where others do the work for this thread, all wall
+    time counts.
+    """
+
+    def __init__(self, *, alone: bool) -> None:
+        self._schedstat: int | None = None
+        if alone:
+            with suppress(OSError):
+                self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if self._schedstat is not None:
+            os.close(self._schedstat)
+
+    def now_ns(self) -> float:
+        while True:
+            waited = self._waited_ns()
+            now = perf_counter_ns() - waited
+            if self._waited_ns() == waited:  # else the core was taken away between the two readings
+                return now
+
+    def _waited_ns(self) -> int:
+        if self._schedstat is None:
+            return 0
+        return int(os.pread(self._schedstat, 96, 0).split()[1])
+
+
+class CudaClock:
+    """Wall time at which a CUDA device has done all work that it was given."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def now_ns(self) -> float:
+        torch.cuda.synchronize(self.device)
+        return perf_counter_ns()
+
+
+def clock_for(device: torch.device) -> Clock:
+    """Return the clock by which work on a device is timed."""
+    return CudaClock(device) if device.type == "cuda" else WallClock(alone=torch.get_num_threads() == 1)
