@@ -18,28 +18,36 @@ if TYPE_CHECKING:
         MeasurementError,
         TraceError,
     )
-    from pytest_flops.formulas import Cost, register_flop_formula
+    from pytest_flops.formulas import Formula, register_flop_formula
     from pytest_flops.measuring.cuda_memory import measure_cuda_memory
     from pytest_flops.measuring.latency import measure_latency
     from pytest_flops.measuring.propagate import propagate
+    from pytest_flops.metrics import Cost
+    from pytest_flops.plugin.fixture import Flops
     from pytest_flops.results.measured import Latency, Measurement, Measurements
-    from pytest_flops.results.report import Node, Report
+    from pytest_flops.results.report import ModuleTotal, Node, Report
     from pytest_flops.torch_flops import TorchFLOPsByFX
+
+    __version__: str
 
 __all__ = [
     "BaselineError",
     "BudgetError",
     "Cost",
+    "Flops",
     "FlopsError",
+    "Formula",
     "FormulaError",
     "Latency",
     "Measurement",
     "MeasurementError",
     "Measurements",
+    "ModuleTotal",
     "Node",
     "Report",
     "TorchFLOPsByFX",
     "TraceError",
+    "__version__",
     "measure_cuda_memory",
     "measure_latency",
     "propagate",
@@ -50,13 +58,16 @@ __all__ = [
 _ROOMS = {
     "BaselineError": "errors",
     "BudgetError": "errors",
-    "Cost": "formulas",
+    "Cost": "metrics",
+    "Flops": "plugin.fixture",
     "FlopsError": "errors",
+    "Formula": "formulas",
     "FormulaError": "errors",
     "Latency": "results.measured",
     "Measurement": "results.measured",
     "MeasurementError": "errors",
     "Measurements": "results.measured",
+    "ModuleTotal": "results.report",
     "Node": "results.report",
     "Report": "results.report",
     "TorchFLOPsByFX": "torch_flops",
@@ -70,6 +81,10 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pytest-flops")
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)

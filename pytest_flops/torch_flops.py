@@ -35,14 +35,14 @@ from pytest_flops.counting.preserve import untouched
 from pytest_flops.counting.trace import trace
 from pytest_flops.errors import FlopsError, MeasurementError, TraceError
 from pytest_flops.measuring.propagate import propagate
-from pytest_flops.results.columns import MEASURED_COLUMNS as COLUMNS
-from pytest_flops.results.columns import measurement_table
+from pytest_flops.results.columns import MEASURED_COLUMNS, measurement_table
 from pytest_flops.results.measured import Measurement
 from pytest_flops.results.report import Report, base_name
 
 MemoryFunction = Literal["memory_allocated", "max_memory_allocated"]
 Row = list[str | int | float | None]
 
+COLUMNS = tuple(column.header for column in MEASURED_COLUMNS)
 IGNORED = "ignored"
 
 
@@ -123,7 +123,7 @@ class TorchFLOPsByFX:
         """
         self._require_rows()
         if show:
-            print(measurement_table(self.result_table, self.result_header))
+            print(measurement_table(self.result_table))
         return self.result_table
 
     def print_total_flops(self, show: bool = True) -> int:

@@ -1,11 +1,18 @@
-"""Limits and tolerances as people write them, read exactly: whole units only, no rounding of fractions."""
+"""Quantities as people write and read them.
+
+Limits and tolerances are read exactly: whole units only, no rounding of fractions.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 from pytest_flops.errors import BudgetError
+
+Unit = Literal["count", "bytes", "time"]
+"""What a quantity is counted in: things, bytes, or nanoseconds."""
 
 _COUNTS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BYTES = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -15,6 +22,12 @@ _LONGEST = 100  # characters: Python refuses to read thousands of digits
 _QUANTITY = re.compile(r"(\d{1,3}(?:[,_]\d{3})+|\d+)(?:\.(\d+))? ?([A-Za-z]*)", re.ASCII)
 _SECONDS = re.compile(r"\d{1,9}(?:\.\d+)?", re.ASCII)
 _FRACTION = re.compile(r"\d+(?:\.\d+)?(?:e-?\d{1,3})?", re.ASCII)
+
+
+def parse(unit: Unit, value: object, keyword: str) -> int:
+    """Return a limit in this unit; raise `BudgetError` for what is none, naming the keyword."""
+    readers = {"count": parse_count, "bytes": parse_bytes, "time": parse_time}
+    return readers[unit](value, keyword)
 
 
 def parse_count(value: object, keyword: str) -> int:
@@ -98,3 +111,46 @@ def parse_rtol(value: object, keyword: str) -> str:
             "0.01 lets it grow by 1 %."
         )
     return text.strip()
+
+
+# Numbers for people -----------------------------------------------------------------------------------------
+
+
+def shown(unit: Unit, value: int) -> str:
+    """Return a value where its unit has been said: "106", "1,536 (1.50 KiB)", "30 ms"."""
+    if unit == "time":
+        return milliseconds(value / 1e6)
+    return f"{value:,} ({size(value)})" if unit == "bytes" and value >= 2**10 else f"{value:,}"
+
+
+def size(value: int) -> str:
+    """Return a number of bytes as people say it: "1.50 KiB", "12 bytes"."""
+    if value < 2**10:
+        return f"{value:,} bytes"
+    power = min((value.bit_length() - 1) // 10, 4)
+    return f"{value / 2 ** (10 * power):,.2f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
+
+
+def milliseconds(time_ms: float) -> str:
+    """Return a time in all digits that it has: "41.23 ms", "12,340 ms"."""
+    return f"{time_ms:,.9g} ms"
+
+
+def delta(was: int, now: int) -> str:
+    """Return a change as text: "+4 (+10.00%)", "+4 (new)", "-4 (gone)"."""
+    return f"{now - was:+,} ({percent(was, now)})"
+
+
+def percent(was: float, now: float) -> str:
+    """Return a relative change; one that rounds to nothing still shows its direction."""
+    if not was or not now:
+        return "gone" if was else "new"
+    share = 100 * (now - was) / was
+    if now != was and abs(share) < 0.005:
+        return f"{'+' if share > 0 else '-'}<0.01%"
+    return f"{share:+,.2f}%"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun, as "1 model" or "2 models"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -7,7 +7,22 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_flops.measuring.probes import CudaProbe, CudaReading
-from pytest_flops.results.report import Node, Report
+from pytest_flops.metrics import Cost
+from pytest_flops.results.report import Node, Op, Report
+
+
+def node(
+    name: str,
+    op: Op,
+    target: str,
+    module: str,
+    module_type: str,
+    flops: int,
+    macs: int = 0,
+    peak_memory: int = 0,
+) -> Node:
+    """Return a node of a forward pass with these FLOPs and MACs."""
+    return Node(name, op, target, module, module_type, Cost(flops, macs), peak_memory=peak_memory)
 
 
 def make_report(**changes: Any) -> Report:
@@ -20,11 +35,11 @@ def make_report(**changes: Any) -> Report:
         "reason": "",
         "params": 50,
         "nodes": (
-            Node("x", "placeholder", "x", "", "Net", 0, 0),
-            Node("body_up", "call_module", "body.up", "body.up", "Linear", 40, 20, peak_memory=1600),
-            Node("body_down", "call_module", "body.down", "body.down", "Linear", 60, 30, peak_memory=2048),
-            Node("add", "call_function", "<built-in function add>", "body", "Body", 6, 0, peak_memory=1000),
-            Node("output", "output", "output", "", "Net", 0, 0),
+            node("x", "placeholder", "x", "", "Net", 0, 0),
+            node("body_up", "call_module", "body.up", "body.up", "Linear", 40, 20, peak_memory=1600),
+            node("body_down", "call_module", "body.down", "body.down", "Linear", 60, 30, peak_memory=2048),
+            node("add", "call_function", "<built-in function add>", "body", "Body", 6, 0, peak_memory=1000),
+            node("output", "output", "output", "", "Net", 0, 0),
         ),
         "module_types": {
             "": "Net",
@@ -42,20 +57,23 @@ def make_report(**changes: Any) -> Report:
 
 def with_costs(report: Report, costs: Mapping[str, int]) -> Report:
     """Return the report with other FLOPs for the named nodes."""
-    nodes = tuple(replace(node, flops=costs.get(node.name, node.flops)) for node in report.nodes)
+    nodes = tuple(
+        replace(step, cost=step.cost._replace(flops=costs.get(step.name, step.flops)))
+        for step in report.nodes
+    )
     return replace(report, nodes=nodes)
 
 
 def with_peaks(report: Report, peaks: Mapping[str, int]) -> Report:
     """Return the report with another peak memory at the named nodes."""
-    nodes = tuple(replace(node, peak_memory=peaks.get(node.name, node.peak_memory)) for node in report.nodes)
+    nodes = tuple(replace(step, peak_memory=peaks.get(step.name, step.peak_memory)) for step in report.nodes)
     return replace(report, nodes=nodes)
 
 
 def many(count: int) -> Report:
     """Return a report of a model with that many layers, each larger than the one before."""
     nodes = [
-        Node(f"n{i}", "call_module", f"n{i}", f"n{i}", "Linear", 1000 + 10 * i, 1 + i) for i in range(count)
+        node(f"n{i}", "call_module", f"n{i}", f"n{i}", "Linear", 1000 + 10 * i, 1 + i) for i in range(count)
     ]
     types = {"": "Net"} | {f"n{i}": "Linear" for i in range(count)}
     return make_report(nodes=tuple(nodes), module_types=types)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_flops.reporting.wording import size
+from pytest_flops.units import size
 from tests.runs import load_torch
 
 load_torch()

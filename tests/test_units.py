@@ -7,7 +7,16 @@ import math
 import pytest
 
 from pytest_flops.errors import BudgetError
-from pytest_flops.units import parse_bytes, parse_count, parse_rtol, parse_seconds, parse_time
+from pytest_flops.units import (
+    delta,
+    parse_bytes,
+    parse_count,
+    parse_rtol,
+    parse_seconds,
+    parse_time,
+    percent,
+    size,
+)
 
 
 @pytest.mark.parametrize(
@@ -122,3 +131,43 @@ def test_no_seconds(value):
     assert str(caught.value) == (
         f"flops_time_limit={value!r} is not valid. Give a number of seconds above 0, such as 60."
     )
+
+
+# Numbers for people -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "shown"),
+    [
+        (40, 44, "+10.00%"),
+        (44, 40, "-9.09%"),
+        (1, 12_346, "+1,234,500.00%"),
+        (10**9, 10**9 + 1, "+<0.01%"),
+        (10**9, 10**9 - 1, "-<0.01%"),
+        (0, 4, "new"),
+        (4, 0, "gone"),
+        (5, 5, "+0.00%"),
+    ],
+)
+def test_percent(was, now, shown):
+    assert percent(was, now) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0 bytes"),
+        (1023, "1,023 bytes"),
+        (1024, "1.00 KiB"),
+        (2**20 - 1, "1,024.00 KiB"),
+        (12_845_056, "12.25 MiB"),
+        (5 * 2**30, "5.00 GiB"),
+        (3 * 2**50, "3,072.00 TiB"),
+    ],
+)
+def test_size(value, shown):
+    assert size(value) == shown
+
+
+def test_delta_has_thousands_separators():
+    assert delta(1_000_000, 2_000_000) == "+1,000,000 (+100.00%)"

@@ -12,9 +12,6 @@ from typing import NamedTuple
 from pytest_flops.results.measured import Measured
 from pytest_flops.results.report import Report, enclosing
 
-METRICS = ("flops", "macs", "params", "peak_memory")
-"""Totals that a baseline holds: counts, and the predicted peak memory in bytes."""
-
 
 class Function(NamedTuple):
     """Functional work by place: the path of the module whose code does it, and the function's name."""
@@ -27,21 +24,26 @@ class Function(NamedTuple):
 class Baseline:
     """What one model cost when its baseline was accepted.
 
-    `modules` maps module paths ("" is the model) to inclusive FLOPs, `functions` gives the functional share;
-    both leave out what costs nothing. A module either has parts (functions of its own, modules inside it)
-    that add up to its FLOPs, or it is a leaf with nothing inside. `formulas` and `torch` are the versions
-    that counted: where they differ, a count may change without any change of the model. `measured` holds what
-    was measured by running the model, by the fingerprint of the machine.
+    A module either has parts (functions of its own, modules inside it) that add up to its FLOPs, or it is a
+    leaf with nothing inside.
     """
 
     formulas: int
+    """The version of the formulas that counted: where it differs, a count may change without the model."""
     torch: str
+    """The version of torch that ran: likewise."""
     mode: str
+    """How the model ran: "eval", "train", "train with backward"."""
     inputs: tuple[str, ...]
+    """What it was given, as `Report.inputs` describes it."""
     totals: Mapping[str, int]
+    """Totals by metric; a metric that is younger than the baseline is not there."""
     modules: Mapping[str, int]
+    """Inclusive FLOPs by module path ("" is the model), less what costs nothing."""
     functions: Mapping[Function, int]
+    """FLOPs of functional work by place, less what costs nothing."""
     measured: Mapping[str, Measured] = field(default_factory=dict)
+    """What was measured by running the model, by the fingerprint of the machine."""
 
     def same_cost(self, other: Baseline) -> bool:
         """Tell whether the counts agree; a version of torch is no reason to rewrite a file."""
@@ -72,7 +74,7 @@ def snapshot(report: Report) -> Baseline:
         torch=report.torch.partition("+")[0],
         mode=report.mode,
         inputs=report.inputs,
-        totals={metric: getattr(report, metric) for metric in METRICS},
+        totals=dict(report.totals),
         modules=modules,
         functions=functions | dict(_leaves_with_parts(report, modules, functions)),
     )

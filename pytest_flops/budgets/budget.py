@@ -3,62 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
-from pytest_flops.budgets.baseline import METRICS
 from pytest_flops.errors import BudgetError
-from pytest_flops.units import parse_bytes, parse_count, parse_rtol, parse_time
+from pytest_flops.metrics import COUNTED, MEASURED, METRICS, Metric
+from pytest_flops.units import parse_count, parse_rtol
 
 Unsupported = Literal["error", "warn"]
-MeasuredMetric = Literal["latency", "cuda_memory"]
-
-MEASURED: tuple[MeasuredMetric, ...] = ("latency", "cuda_memory")
-"""What only running shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What the `flops_budget` markers of a test and the options of the run say together.
+    """What the `flops_budget` markers of a test and the options of the run say together."""
 
-    `limits` holds ceilings by metric and `modules` FLOPs ceilings by glob on module paths (`fnmatch`, case
-    matters, `*` crosses dots); all limits are inclusive. `rtol` is the growth over the baseline that passes,
-    as a fraction of the baseline. Without `baseline` only the ceilings decide.
-
-    The rest is measured by running the model, and only where asked for: `latency` (ns) and `cuda_memory`
-    (bytes) are ceilings, `latency_rtol` and `cuda_memory_rtol` the growth over the baseline of the same
-    machine that passes. The latency is that of a run on `latency_threads` threads.
-    """
-
-    limits: Mapping[str, int]
-    modules: Mapping[str, int]
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """Inclusive ceilings by metric, in units, bytes or nanoseconds."""
+    modules: Mapping[str, int] = field(default_factory=dict)
+    """Inclusive ceilings on FLOPs by glob on module paths (`fnmatch`, case matters, `*` crosses dots)."""
     rtol: str = "0"
+    """The growth of counts over the baseline that passes, as a fraction of the baseline."""
+    measured_rtol: Mapping[str, str] = field(default_factory=dict)
+    """The growth over the baseline of the same machine that passes, by metric that is measured."""
     train: bool = False
+    """Whether to run in training mode."""
     backward: bool = False
+    """Whether to count the backward pass as well."""
     unsupported: Unsupported = "error"
+    """What an operator without an answer does."""
     baseline: bool = True
-    latency: int | None = None
-    latency_rtol: str | None = None
+    """Whether there is a baseline at all; without one only the ceilings decide."""
     latency_threads: int = 1
-    cuda_memory: int | None = None
-    cuda_memory_rtol: str | None = None
+    """The number of intra-op threads to measure on."""
 
     @property
-    def measured(self) -> tuple[MeasuredMetric, ...]:
+    def measured(self) -> tuple[Metric, ...]:
         """What has to be measured: metrics with a ceiling, or with a tolerance over the baseline."""
-        return tuple(metric for metric in MEASURED if self.ceiling(metric) is not None or self.gates(metric))
+        return tuple(m for m in MEASURED if m.name in self.limits or self.tolerance(m) is not None)
 
-    def ceiling(self, metric: MeasuredMetric) -> int | None:
-        """Return the ceiling on what is measured: nanoseconds or bytes."""
-        return self.latency if metric == "latency" else self.cuda_memory
-
-    def tolerance(self, metric: MeasuredMetric) -> str | None:
-        """Return the growth of what is measured that passes; None where it is not compared."""
-        return self.latency_rtol if metric == "latency" else self.cuda_memory_rtol
-
-    def gates(self, metric: MeasuredMetric) -> bool:
-        """Tell whether what is measured is compared with the baseline."""
-        return self.baseline and self.tolerance(metric) is not None
+    def tolerance(self, metric: Metric) -> str | None:
+        """Return the growth over the baseline that passes; None where there is nothing to compare."""
+        if not self.baseline:
+            return None
+        return self.measured_rtol.get(metric.name) if metric.is_measured else self.rtol
 
 
 # Reading a marker -------------------------------------------------------------------------------------------
@@ -103,21 +90,30 @@ def _parse_unsupported(value: object, keyword: str) -> str:
     return str(value)
 
 
-_KEYWORDS: Mapping[str, Callable[[object, str], object]] = {
-    **dict.fromkeys(("flops", "macs", "params"), _unless_none(parse_count)),
-    "peak_memory": _unless_none(parse_bytes),
-    "modules": _parse_modules,
-    "rtol": parse_rtol,
-    "train": _parse_flag,
-    "backward": _parse_flag,
-    "unsupported": _parse_unsupported,
-    "baseline": _parse_flag,
-    "latency": _unless_none(parse_time),
-    "latency_rtol": _unless_none(parse_rtol),
-    "latency_threads": _parse_threads,
-    "cuda_memory": _unless_none(parse_bytes),
-    "cuda_memory_rtol": _unless_none(parse_rtol),
-}
+class Keyword(NamedTuple):
+    """How a keyword of `flops_budget` is read, and its default as one writes it."""
+
+    parse: Callable[[object, str], object]
+    default: str
+
+
+def _keywords() -> Iterator[tuple[str, Keyword]]:
+    for metric in COUNTED:
+        yield metric.name, Keyword(_unless_none(metric.parse), "None")
+    yield "modules", Keyword(_parse_modules, "None")
+    yield "rtol", Keyword(parse_rtol, "0")
+    yield "train", Keyword(_parse_flag, "False")
+    yield "backward", Keyword(_parse_flag, "False")
+    yield "unsupported", Keyword(_parse_unsupported, '"error"')
+    yield "baseline", Keyword(_parse_flag, "True")
+    for metric in MEASURED:
+        yield metric.name, Keyword(_unless_none(metric.parse), "None")
+        yield f"{metric.name}_rtol", Keyword(_unless_none(parse_rtol), "None")
+        if metric.unit == "time":
+            yield f"{metric.name}_threads", Keyword(_parse_threads, "1")
+
+
+KEYWORDS: Mapping[str, Keyword] = dict(_keywords())
 
 
 def budget_from(
@@ -132,10 +128,13 @@ def budget_from(
     for args, keywords in markers:
         for keyword, value in _parse(args, keywords):
             closest.setdefault(keyword, value)
-    merged = {"rtol": rtol, "modules": {}, **closest}
-    found = {metric: merged.pop(metric, None) for metric in METRICS}
-    limits = {metric: limit for metric, limit in found.items() if limit is not None}
-    return _sensible(Budget(limits=limits, **merged))
+    limits = {name: closest.pop(name, None) for name in METRICS}
+    measured_rtol = {metric.name: closest.pop(f"{metric.name}_rtol", None) for metric in MEASURED}
+    return _sensible(Budget(_given(limits), measured_rtol=_given(measured_rtol), **{"rtol": rtol, **closest}))
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _sensible(budget: Budget) -> Budget:
@@ -146,19 +145,19 @@ def _sensible(budget: Budget) -> Budget:
         )
     if budget.backward and budget.measured:
         raise BudgetError(
-            f"flops_budget({budget.measured[0]}=..., backward=True): what is measured is the forward pass "
-            "alone. Give it a test of its own, without backward."
+            f"flops_budget({budget.measured[0].name}=..., backward=True): what is measured is the forward "
+            "pass alone. Give it a test of its own, without backward."
         )
     return budget
 
 
 def _parse(args: tuple[object, ...], keywords: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    valid = ", ".join(_KEYWORDS)
+    valid = ", ".join(KEYWORDS)
     if args:
         raise BudgetError(
             f'flops_budget takes keywords only, not {args[0]!r}, as in flops="8.3G". Valid: {valid}.'
         )
     for keyword, value in keywords.items():
-        if keyword not in _KEYWORDS:
+        if keyword not in KEYWORDS:
             raise BudgetError(f"flops_budget does not know {keyword!r}. Valid: {valid}.")
-        yield keyword, _KEYWORDS[keyword](value, keyword)
+        yield keyword, KEYWORDS[keyword].parse(value, keyword)

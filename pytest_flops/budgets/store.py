@@ -14,15 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pytest_flops.budgets.baseline import METRICS, Baseline, Function, parts_of
+from pytest_flops.budgets.baseline import Baseline, Function, parts_of
 from pytest_flops.errors import BaselineError
-from pytest_flops.results.measured import Latency, Measured
+from pytest_flops.metrics import COUNTED, METRICS, Metric
+from pytest_flops.results.measured import Latency, Measured, Quantity
 
 FORMAT = 2
 """Format of the files.
 
 2026-11: 1, the first.
 2026-11: 2, has the predicted peak memory among the totals, and what was measured, by machine.
+
+Older formats are read: what they lack is not accepted yet. A new metric needs no new format.
 """
 
 
@@ -50,12 +53,18 @@ def load(place: Place) -> dict[str, Baseline]:
     Raises `BaselineError` for any file that cannot be trusted: it is never treated as empty.
     """
     text = _read(place)
-    if text is None:
-        return {}
+    return {} if text is None else parse(text, place.test, place.shown)
+
+
+def parse(text: str, test: str, name: str = "The baseline") -> dict[str, Baseline]:
+    """Return the baselines by model in the text of the file of a test; `name` is what errors call it.
+
+    Raises `BaselineError` for text that cannot be trusted.
+    """
     try:
-        return _models(_parse(text), place.test)
+        return _models(_parse(text), test)
     except _Unusable as err:
-        raise BaselineError(f"{place.shown} {err}") from None
+        raise BaselineError(f"{name} {err}") from None
 
 
 def owner(path: Path) -> str | None:
@@ -128,12 +137,7 @@ def _models(data: object, test: str) -> dict[str, Baseline]:
         raise _Unusable(
             f"has format {version}; this version of pytest-flops reads {FORMAT}. Upgrade pytest-flops."
         )
-    if type(version) is int and 0 < version < FORMAT:
-        raise _Unusable(
-            f"has format {version}; this version of pytest-flops reads {FORMAT}. "
-            "Delete it and run the test with --flops-update."
-        )
-    if type(version) is not int or version != FORMAT:
+    if type(version) is not int or version < 1:
         raise _Unusable(f"does not say that it has format {FORMAT}. {_RESTORE}")
     content = _fields(data, ("format", "test", "models"), "")
     if content["test"] != test:
@@ -148,14 +152,13 @@ def _models(data: object, test: str) -> dict[str, Baseline]:
 def _baseline(value: object, where: str) -> Baseline:
     keys = ("formulas", "torch", "mode", "inputs", "totals", "modules", "functions")
     content = _fields(value, keys, where, optional=("measured",))
-    totals = _fields(content["totals"], METRICS, f"{where}.totals")
     functions = _counts(content["functions"], f"{where}.functions")
     found = Baseline(
         formulas=_count(content["formulas"], f"{where}.formulas"),
         torch=_text(content["torch"], f"{where}.torch"),
         mode=_text(content["mode"], f"{where}.mode"),
         inputs=_texts(content["inputs"], f"{where}.inputs"),
-        totals=_counts(totals, f"{where}.totals"),
+        totals=_totals(content["totals"], f"{where}.totals"),
         modules=_counts(content["modules"], f"{where}.modules"),
         functions={_function(key): flops for key, flops in functions.items()},
         measured=_machines(content.get("measured", {}), f"{where}.measured"),
@@ -164,19 +167,33 @@ def _baseline(value: object, where: str) -> Baseline:
     return found
 
 
+def _totals(value: object, where: str) -> dict[str, int]:
+    """Return totals by metric: those that every file has, and those younger ones that this file has."""
+    known = {metric.name for metric in COUNTED}
+    for name in _mapping(value, where):
+        if name not in known:
+            raise _Unusable(
+                f'has the unknown total "{where}.{name}": it was written by a newer pytest-flops. '
+                "Upgrade pytest-flops."
+            )
+    originals = tuple(metric.name for metric in COUNTED if metric.is_original)
+    return _counts(_fields(value, originals, where, optional=tuple(known)), where)
+
+
 def _machines(value: object, where: str) -> dict[str, Measured]:
     return {key: _measured(entry, f'{where}["{key}"]') for key, entry in _mapping(value, where).items()}
 
 
 def _measured(value: object, where: str) -> Measured:
-    content = _fields(value, (), where, optional=("latency", "cuda_memory"))
+    names = tuple(metric.name for metric in METRICS.values() if metric.is_measured)
+    content = _fields(value, (), where, optional=names)
     if not content:
-        raise _wrong(value, where, "a latency or cuda_memory")
-    latency, memory = content.get("latency"), content.get("cuda_memory")
-    return Measured(
-        latency=_latency(latency, f"{where}.latency") if "latency" in content else None,
-        cuda_memory=_count(memory, f"{where}.cuda_memory") if "cuda_memory" in content else None,
-    )
+        raise _wrong(value, where, f"a {' or '.join(names)}")
+    return {name: _quantity(METRICS[name], content[name], f"{where}.{name}") for name in content}
+
+
+def _quantity(metric: Metric, value: object, where: str) -> Quantity:
+    return _latency(value, where) if metric.unit == "time" else _count(value, where)
 
 
 def _latency(value: object, where: str) -> Latency:
@@ -310,7 +327,12 @@ def _dump(models: Mapping[str, Baseline], test: str) -> str:
 
 
 def _as_json(baseline: Baseline) -> dict[str, object]:
-    machines = {machine: _without_none(asdict(found)) for machine, found in baseline.measured.items()}
+    machines = {
+        machine: {
+            name: asdict(value) if isinstance(value, Latency) else value for name, value in found.items()
+        }
+        for machine, found in baseline.measured.items()
+    }
     return ({"measured": machines} if machines else {}) | {
         "formulas": baseline.formulas,
         "torch": baseline.torch,
@@ -320,10 +342,6 @@ def _as_json(baseline: Baseline) -> dict[str, object]:
         "modules": dict(baseline.modules),
         "functions": {_key(function): flops for function, flops in baseline.functions.items()},
     }
-
-
-def _without_none(fields: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _key(function: Function) -> str:

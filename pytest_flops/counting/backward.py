@@ -24,9 +24,10 @@ from torch.utils._pytree import tree_leaves  # private, for want of a public one
 from pytest_flops.counting.live_memory import LiveMemory
 from pytest_flops.counting.op_results import meta_like
 from pytest_flops.counting.recorder import Recorder, Step
-from pytest_flops.counting.tally import Sink, Tally
+from pytest_flops.counting.tally import Tally
 from pytest_flops.errors import TraceError
-from pytest_flops.formulas import Cost, formula_for
+from pytest_flops.formulas import formula_for
+from pytest_flops.metrics import Cost
 
 
 class _StepSpan(NamedTuple):
@@ -66,6 +67,7 @@ class TrainingRecorder(Recorder):
             self._in_backward, self.meter.memory = False, self._memory
 
     def run_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
+        """Run one call of a module, and note the numbers that autograd gives out meanwhile."""
         first = _next_number()
         try:
             return super().run_module(module, path, *args, **kwargs)
@@ -75,6 +77,7 @@ class TrainingRecorder(Recorder):
     def run_step(
         self, step: Step, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        """Run the work of one step, and note the numbers that autograd gives out meanwhile."""
         if (
             self._in_backward and len(self._stack) == 1
         ):  # Python inside a custom backward, not a recomputation
@@ -88,11 +91,12 @@ class TrainingRecorder(Recorder):
         finally:
             self._steps.append(_StepSpan(first, _next_number(), step))
 
-    def open_stray(self, func: Any) -> Sink:
+    def open_loose(self, func: Any) -> Tally:
         # Private: PyTorch offers no public way to ask which autograd node is running.
+        """Return the tally for an op that runs outside of all steps: in the backward pass its step's."""
         node = torch._C._current_autograd_node() if self._in_backward else None
         if node is None:
-            return super().open_stray(func)
+            return super().open_loose(func)
         self.meter.memory = _UNSEEN if self._is_attention(node._sequence_nr()) else self._memory
         step = self._owner(node)
         step.backward = step.backward or Tally()
@@ -113,7 +117,7 @@ class TrainingRecorder(Recorder):
         inside = [span for span in self._modules if span.first <= number < span.last]
         place = min(inside, key=lambda span: span.last - span.first).place if inside else self._stack[0]
         step = Step(name.rpartition("::")[2], "call_function", name, *place)
-        step.is_stray = True
+        step.is_loose = True
         self.steps.append(step)
         return step
 
@@ -130,31 +134,30 @@ class TrainingRecorder(Recorder):
 
     def attend(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for `F.scaled_dot_product_attention`."""
-        if self.meter.sink is not None:
+        if self.meter.tally is not None:
             return self._attend(*args, **kwargs)
         step = self._step("scaled_dot_product_attention", "call_function", "scaled_dot_product_attention")
         return self.run_step(step, self._attend, args, kwargs)
 
     def _attend(self, *args: Any, **kwargs: Any) -> Any:
         """Run attention, counting it by its formula: below autograd only some decomposition of it is seen."""
-        sink, memory, first = self.meter.sink, self.meter.memory, _next_number()
-        self.meter.sink, self.meter.memory = Tally(), _UNSEEN
+        tally, memory, first = self.meter.tally, self.meter.memory, _next_number()
+        self.meter.tally, self.meter.memory = Tally(), _UNSEEN
         try:
             with torch._C.DisableTorchFunction():
                 result = _attention(*args, **kwargs)
         finally:
-            self.meter.sink, self.meter.memory = sink, memory
+            self.meter.tally, self.meter.memory = tally, memory
             self._attentions.append((first, _next_number()))
         _hold_as_fused(
             memory, result, [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         )
         formula = formula_for(torch.ops.aten.scaled_dot_product_attention.default)
-        assert sink is not None
+        assert tally is not None
         assert formula is not None
         cost = formula(*args, out=result, **kwargs)
         assert isinstance(cost, Cost)
-        sink.flops += cost.flops
-        sink.macs += cost.macs
+        tally.costs.append(cost)
         return result
 
     def _is_attention(self, number: int) -> bool:
@@ -256,14 +259,14 @@ def _spare_gradients(modules: Sequence[nn.Module], *, on_meta: bool) -> None:
     With `on_meta` the modules get meta parameters in place of their own, because autograd minds the device of
     a gradient.
     """
-    twins: dict[int, nn.Parameter] = {}
+    stand_ins: dict[int, nn.Parameter] = {}
     for module in modules:
         for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if not on_meta or parameter.is_meta:
                 parameter.grad = None
                 continue
-            if id(parameter) not in twins:
-                twins[id(parameter)] = nn.Parameter(
+            if id(parameter) not in stand_ins:
+                stand_ins[id(parameter)] = nn.Parameter(
                     meta_like(parameter), requires_grad=parameter.requires_grad
                 )
-            setattr(module, name, twins[id(parameter)])
+            setattr(module, name, stand_ins[id(parameter)])

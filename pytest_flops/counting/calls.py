@@ -63,6 +63,7 @@ class Call(NamedTuple):
 
     @classmethod
     def of(cls, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """Return the call of an op with these arguments."""
         key: list[object] = [func]
         tensors: list[Tensor] = []
         describe(args, key, tensors)

@@ -72,6 +72,7 @@ class Names:
         self._last: dict[str, int] = {}
 
     def unique(self, wanted: str) -> str:
+        """Return the wanted name, or one made of it that was not given out yet."""
         name, base, number = _identifier(wanted)
         if number is None or name in self._used:
             number = self._last.get(base, 0)
@@ -120,6 +121,7 @@ def identity_of(func: Callable[..., Any]) -> tuple[str, Op, str, bool]:
 
 
 def operator_identity(name: str) -> tuple[str, Op, str]:
+    """Return fx's name, op and target for the operator that a special method stands for."""
     bare = name.strip("_")
     for candidate in (bare, bare[1:]):
         if (function := _OPERATORS.get(candidate)) is not None:

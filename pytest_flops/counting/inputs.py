@@ -66,10 +66,15 @@ class Inputs:
         return args, kwargs
 
     @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the arguments, those that an iterator yields included."""
+        leaves = tree_leaves(_spread((self.args, dict(self.kwargs))))
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    @property
     def on_meta(self) -> bool:
         """Tell whether a tensor among the arguments has no data."""
-        leaves = tree_leaves(_spread((self.args, dict(self.kwargs))))
-        return any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves)
+        return any(tensor.is_meta for tensor in self.tensors)
 
     def named(self, signature: inspect.Signature | None) -> dict[str, Any]:
         """Return the arguments by the names that the model gives them."""

@@ -14,6 +14,7 @@ import torch
 
 from pytest_flops.counting.op_results import Result
 from pytest_flops.formulas import generation
+from pytest_flops.metrics import Cost
 
 MEMO_LIMIT = 16_384
 """Remembered ops before the memo starts afresh: about 25 MB, and more than a hundred models' worth."""
@@ -27,8 +28,7 @@ class Outcome(NamedTuple):
     """
 
     result: Result
-    flops: int
-    macs: int
+    cost: Cost
     unsupported: Mapping[str, int] | None
     workspace: int = 0
     written: tuple[int, ...] = ()

@@ -49,22 +49,22 @@ class UnrepeatableError(Exception):
     """A result that metadata does not describe (sparse, conjugate, a number): never remembered."""
 
 
-def specify(result: Any, twins: list[Tensor]) -> Result:
+def specify(result: Any, stand_ins: list[Tensor]) -> Result:
     """Describe a result so that it can be built again from other arguments of the same metadata."""
     if result is None:
         return None
     if type(result) in (tuple, list):
-        return Several(type(result), tuple(specify(part, twins) for part in result))
+        return Several(type(result), tuple(specify(part, stand_ins) for part in result))
     if type(result) is not Tensor or not result.is_meta or not is_plain(result):
         raise UnrepeatableError
-    for position, twin in enumerate(twins):
-        if result is twin:
+    for position, stand_in in enumerate(stand_ins):
+        if result is stand_in:
             return Same(position)
-    for position, twin in enumerate(twins):
-        if twin.is_meta and result.untyped_storage()._cdata == twin.untyped_storage()._cdata:
-            if result.dtype is not twin.dtype:  # the real part of complex numbers: no strides describe it
+    for position, stand_in in enumerate(stand_ins):
+        if stand_in.is_meta and result.untyped_storage()._cdata == stand_in.untyped_storage()._cdata:
+            if result.dtype is not stand_in.dtype:  # the real part of complex numbers: no strides describe it
                 raise UnrepeatableError
-            shift = int(result.storage_offset()) - int(twin.storage_offset())
+            shift = int(result.storage_offset()) - int(stand_in.storage_offset())
             return View(position, result.size(), result.stride(), shift)
     return New(result.size(), result.stride(), result.dtype, result.untyped_storage().nbytes())
 
@@ -75,6 +75,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def meta_like(tensor: Tensor) -> Tensor:
+    """Return a meta tensor of the same size, strides and dtype."""
     if not is_plain(tensor):
         return tensor.to(META)
     return torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=META)
@@ -93,12 +94,13 @@ def contiguous_stride(size: Sequence[int]) -> tuple[int, ...]:
 def build(
     result: Result,
     tensors: list[Tensor],
-    twin: Callable[[Tensor], Tensor],
+    stand_in: Callable[[Tensor], Tensor],
     born: Callable[[Tensor, int], object],
 ) -> Any:
     """Make the described result for these argument tensors.
 
-    `twin` gives the meta tensor a view can be of; `born` is told of each new storage and its size in bytes.
+    `stand_in` gives the meta tensor that a view can be of; `born` is told of each new storage and its size in
+    bytes.
     """
     if type(result) is New:
         made = torch.empty_strided(result.size, result.stride, dtype=result.dtype, device=META)
@@ -107,8 +109,8 @@ def build(
     if type(result) is Same:
         return tensors[result.argument]
     if type(result) is View:
-        base = twin(tensors[result.argument])
+        base = stand_in(tensors[result.argument])
         return base.as_strided(result.size, result.stride, base.storage_offset() + result.shift)
     if type(result) is Several:
-        return result.kind([build(part, tensors, twin, born) for part in result.parts])
+        return result.kind([build(part, tensors, stand_in, born) for part in result.parts])
     return None

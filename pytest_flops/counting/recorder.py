@@ -2,7 +2,7 @@
 
 A leaf module (one from `torch.nn` that is no container: fx's own rule) is one `call_module` step; what is
 called outside a leaf is a `call_function` or `call_method` step. A step that ran no ATen op (`size()`, an
-assertion) is idle and gives no node. Costs reach the open step through `ShapeMode.sink`.
+assertion) gives no node. Costs reach the open step through `ShapeMode.tally`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -21,65 +20,60 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from pytest_flops.counting.fx_names import Names, identity_of, is_leaf, operator_identity, wrote_operator
-from pytest_flops.counting.tally import Meter, Sink
+from pytest_flops.counting.tally import Meter, Tally
 from pytest_flops.errors import TraceError
+from pytest_flops.metrics import Cost
 from pytest_flops.results.report import Node, Op
 
 _READS = frozenset({torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist})
 """Ways for values to leave PyTorch: what is done with them there cannot be seen."""
 
 
-class Step:
+class Step(Tally):
     """A node while its cost is still being added up."""
 
     __slots__ = (
         "backward",
-        "flops",
         "is_backward",
-        "is_idle",
-        "is_stray",
-        "macs",
+        "is_loose",
         "module",
         "module_type",
         "name",
         "op",
-        "peak_memory",
+        "ran_nothing",
         "target",
-        "unsupported",
     )
 
     def __init__(self, name: str, op: Op, target: str, module: str, module_type: str) -> None:
+        super().__init__()
         self.name = name
         self.op = op
         self.target = target
         self.module = module
         self.module_type = module_type
-        self.flops = 0
-        self.macs = 0
-        self.peak_memory = 0
-        self.unsupported: dict[str, int] | None = None
-        self.is_stray = False
-        self.is_idle = False
+        self.is_loose = False
+        self.ran_nothing = False
         self.is_backward = False
-        self.backward: Sink | None = None
+        self.backward: Tally | None = None
 
     @property
-    def costs(self) -> bool:
-        return bool(self.flops or (self.backward is not None and self.backward.flops))
+    def is_free(self) -> bool:
+        """Whether neither the step nor its backward pass costs anything."""
+        return not any(self.cost) and (self.backward is None or not any(self.backward.cost))
 
     @property
     def highest(self) -> int:
         """The most bytes alive while the step or its backward pass ran."""
-        return max(self.peak_memory, self.backward.peak_memory if self.backward is not None else 0)
+        return max(self.peak, self.backward.peak if self.backward is not None else 0)
 
     def node(self, name: str) -> Node:
         """Return the step as a node of this name, its backward pass included."""
-        forward = (0, 0) if self.is_backward else (self.flops, self.macs)
-        flops, macs = self.flops, self.macs
+        cost, backward = self.cost, Cost()
         if self.backward is not None:
-            flops, macs = flops + self.backward.flops, macs + self.backward.macs
+            backward = self.backward.cost
+            cost += backward
         place = (self.op, self.target, self.module, self.module_type)
-        return Node(name, *place, flops, macs, flops - forward[0], macs - forward[1], self.highest)
+        return Node(name, *place, cost, cost if self.is_backward else backward, self.highest)
 
 
 class Recorder(TorchFunctionMode):
@@ -107,27 +101,27 @@ class Recorder(TorchFunctionMode):
     def nodes_by_step(self) -> dict[int, Node]:
         """Return the nodes by position in `steps`.
 
-        Idle steps have none, nor strays that cost nothing, unless the most memory was alive while they ran.
+        A step that ran no op is no node. Nor is a loose op that costs nothing, unless the peak of the run
+        came while it ran: then it is where the peak is.
         """
-        busy = {i: step for i, step in enumerate(self.steps) if not step.is_idle}
-        peak = max((step.highest for step in busy.values() if step.costs or not step.is_stray), default=0)
-        highest = max(busy.values(), key=attrgetter("highest"), default=None)
+        ran = {i: step for i, step in enumerate(self.steps) if not step.ran_nothing}
+        shown = {i: step for i, step in ran.items() if not (step.is_loose and step.is_free)}
+        peak = max((step.highest for step in shown.values()), default=0)
+        highest = max(ran, key=lambda i: ran[i].highest, default=None)
+        if highest is not None and ran[highest].highest > peak:
+            shown[highest] = ran[highest]
         names = Names()
-        return {
-            i: step.node(names.unique(step.name))
-            for i, step in busy.items()
-            if step.costs or not step.is_stray or (step is highest and step.highest > peak)
-        }
+        return {i: shown[i].node(names.unique(shown[i].name)) for i in sorted(shown)}
 
     def mark(self, op: Op, name: str) -> None:
         """Record an input of the model, or the end of its forward pass."""
         self.steps.append(self._step(name, op, name))
 
-    def open_stray(self, func: Any) -> Sink:
+    def open_loose(self, func: Any) -> Tally:
         """Record an ATen op that runs outside every function that PyTorch lets us see: nothing is missed."""
         name = func._schema.name.partition("::")[2] if func is not None else "numpy"
         step = self._step(name, "call_function", str(func or name))
-        step.is_stray = True
+        step.is_loose = True
         self.steps.append(step)
         return step
 
@@ -146,7 +140,7 @@ class Recorder(TorchFunctionMode):
         """Run a function call, and record it as a step if none is open; `caller` is the frame it is in."""
         if func in _READS:
             self.meter.read(args[0], func.__name__)
-        if self.meter.sink is not None:
+        if self.meter.tally is not None:
             return func(*args, **kwargs)
         name, op, target, is_ambiguous = identity_of(func)
         if not name:
@@ -159,7 +153,7 @@ class Recorder(TorchFunctionMode):
         """Run one call of a module of the model, recording it as a step if the module is a leaf."""
         if threading.get_ident() != self._thread:
             raise self._refuse_thread(path)
-        if self.meter.sink is not None:
+        if self.meter.tally is not None:
             return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
         kind: type = type(module)
         self._stack.append((path, kind.__name__))
@@ -187,7 +181,7 @@ class Recorder(TorchFunctionMode):
         try:
             return self.run_step(step, module._call_impl, args, kwargs)
         finally:
-            step.is_idle = False  # a module is shown, whatever it does
+            step.ran_nothing = False  # a module is shown, whatever it does
 
     def run_step(
         self, step: Step, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -198,13 +192,13 @@ class Recorder(TorchFunctionMode):
         memory = meter.memory
         memory.peak = memory.now
         self.steps.append(step)
-        meter.sink = step
+        meter.tally = step
         try:
             return run(*args, **kwargs)
         finally:
-            meter.sink = None
-            step.is_idle = meter.answered == answered
-            step.peak_memory = memory.peak
+            meter.tally = None
+            step.ran_nothing = meter.answered == answered
+            step.peak = memory.peak
 
     def _step(self, name: str, op: Op, target: str) -> Step:
         return Step(name, op, target, *self._stack[-1])

@@ -20,15 +20,15 @@ from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; to
 from pytest_flops.counting.calls import Call
 from pytest_flops.counting.op_results import META, New, Same, contiguous_stride, is_plain
 
-Foreseen = New | Same | None
+RuleResult = New | Same | None
 
 _aten = torch.ops.aten
 
 
-_Rule = Callable[[Call], Foreseen]
+_Rule = Callable[[Call], RuleResult]
 
 
-def foresee(call: Call) -> Foreseen:
+def result_by_rule(call: Call) -> RuleResult:
     """Return the description of an op's result, or None where only PyTorch can tell."""
     func, tensors = call.func, call.tensors
     rule = _rule_for(func)
@@ -65,7 +65,7 @@ _learned: dict[tuple[object, ...], _Learned] = {}
 _PLAIN = frozenset({Tensor, int, float, bool, str, type(None)})
 
 
-def _pointwise(call: Call) -> Foreseen:
+def _pointwise(call: Call) -> RuleResult:
     """Tensors that broadcast to the largest give one of its size; the dtype is learned from a tiny call."""
     tensors = call.tensors
     size = max((tensor.shape for tensor in tensors), key=lambda shape: (len(shape), math.prod(shape)))
@@ -117,7 +117,7 @@ def _learn(call: Call) -> _Learned:
 def _keeping(fits: Callable[..., bool]) -> _Rule:
     """Make the rule of an op that returns something like its first argument, provided that the others fit."""
 
-    def rule(call: Call) -> Foreseen:
+    def rule(call: Call) -> RuleResult:
         if call.kwargs or not fits(*call.args):
             return None
         return _fresh(call.tensors[0].shape, call.tensors[0].dtype)
@@ -150,14 +150,14 @@ def _fits_roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> bo
     return 0 < len(shifts) == len(dims) and all(-x.ndim <= dim < x.ndim for dim in dims)
 
 
-def _linear(call: Call) -> Foreseen:
+def _linear(call: Call) -> RuleResult:
     x, weight, *bias = call.tensors
     if call.kwargs or x.ndim < 1 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         return None
     return _fresh((*x.shape[:-1], weight.shape[0]), x.dtype) if _are(weight.shape[:1], *bias) else None
 
 
-def _over_dims(call: Call) -> Foreseen:
+def _over_dims(call: Call) -> RuleResult:
     """A mean or sum over dimensions: `(x, dims, keepdim=False)`."""
     x, dims, keepdim, *others = (*call.args, False, False)
     dims = [dims] if isinstance(dims, int) else dims

@@ -39,10 +39,11 @@ from pytest_flops.counting.op_results import (
     specify,
 )
 from pytest_flops.counting.preserve import UndoLog, storage_address
-from pytest_flops.counting.shape_rules import foresee
-from pytest_flops.counting.tally import Sink, Tally, _report_unsupported
+from pytest_flops.counting.shape_rules import result_by_rule
+from pytest_flops.counting.tally import Tally
 from pytest_flops.errors import FormulaError
-from pytest_flops.formulas import Cost, formula_for
+from pytest_flops.formulas import formula_for
+from pytest_flops.metrics import Cost
 
 CPU = torch.device("cpu")
 _LIFT = torch.ops.aten.lift_fresh.default
@@ -65,31 +66,31 @@ def forget() -> None:
 
 
 class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Answer every ATen op of a run and add its cost to the open `sink`.
+    """Answer every ATen op of a run and add its cost to the open `tally`.
 
     `symbolic` are the tensors that are not on meta and still stand for metadata only: parameters and floating
-    buffers. `open_stray` gives the sink for an op that arrives while none is open. `answered` counts the ops,
-    `memory` keeps account of the tensors that are alive.
+    buffers. `open_loose` gives the tally for a loose op, one that arrives while no step is open. `answered`
+    counts the ops, `memory` keeps account of the tensors that are alive.
     After the run, `failure` is the first reason why a shape-only run could not answer, also where the user's
     code swallowed it, and `undo` puts back what was written to tensors that were there before.
     """
 
-    sink: Sink | None
+    tally: Tally | None
 
     def __init__(
-        self, *, real: bool, symbolic: Iterable[Tensor] = (), open_stray: Callable[[OpOverload | None], Sink]
+        self, *, real: bool, symbolic: Iterable[Tensor] = (), open_loose: Callable[[OpOverload | None], Tally]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.real = real
-        self.sink = None
+        self.tally = None
         self.answered = 0
         self.failure: Exception | None = None
         self.memory = LiveMemory()
         self.undo = UndoLog()
-        self._open_stray = open_stray
+        self._open_loose = open_loose
         self._symbolic = {id(tensor) for tensor in symbolic}
-        self._tainted: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-        self._twins: dict[int, tuple[Any, Tensor]] = {}
+        self._overwritten: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._stand_ins: dict[int, tuple[Any, Tensor]] = {}
         self._written: set[int] = set()
         self._inferring = False
         self._outcomes = memo.current()
@@ -108,19 +109,19 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         self.answered += 1
         call = Call.of(func, args, kwargs or {})
-        if self.sink is None:
-            return self._answer_stray(call)
+        if self.tally is None:
+            return self._answer_loose(call)
         return self._answer(call)
 
-    def _answer_stray(self, call: Call) -> Any:
+    def _answer_loose(self, call: Call) -> Any:
         """Answer an op that runs outside of all steps, as a step of its own."""
-        self.sink = sink = self._open_stray(call.func)
+        self.tally = tally = self._open_loose(call.func)
         self.memory.peak = self.memory.now
         try:
             return self._answer(call)
         finally:
-            self.sink = None
-            sink.peak_memory = max(sink.peak_memory, self.memory.peak)
+            self.tally = None
+            tally.peak = max(tally.peak, self.memory.peak)
 
     def _answer(self, call: Call) -> Any:
         for tensor in call.tensors:
@@ -130,14 +131,14 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def wrote(self, tensor: Tensor) -> bool:
         """Tell whether the run wrote, or would have written, into a tensor that was there before it."""
-        twin = self._twins.get(id(tensor), (tensor, tensor))[1]
-        return not self._written.isdisjoint((storage_key(tensor), storage_key(twin)))
+        stand_in = self._stand_ins.get(id(tensor), (tensor, tensor))[1]
+        return not self._written.isdisjoint((storage_key(tensor), storage_key(stand_in)))
 
     def _is_symbolic(self, tensor: Tensor) -> bool:
         """Tell whether a tensor that has data stands for its metadata only."""
         if id(tensor) in self._symbolic:
             return True
-        return bool(self._tainted) and storage_address(tensor) in self._tainted
+        return bool(self._overwritten) and storage_address(tensor) in self._overwritten
 
     def read(self, tensor: Tensor, name: str) -> None:
         """Take note that the values of a tensor leave PyTorch, for NumPy or as Python numbers.
@@ -148,8 +149,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.failure = self.failure or NeedsRealTensorsError(f"Tensor.{name} reads values")
             raise self.failure
         if name != "tolist" and (tensor.is_floating_point() or tensor.is_complex()):
-            sink = self.sink or self._open_stray(None)
-            _report_unsupported(sink, {f"Tensor.{name}": 1})
+            (self.tally or self._open_loose(None)).note_unsupported({f"Tensor.{name}": 1})
 
     # -- symbolic: from the memo, or on meta ------------------------------------------------------------
 
@@ -158,7 +158,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             outcome = self._outcomes.get(call.key)
         except TypeError:  # an argument without a hash: nothing to look up
             outcome = None
-        if outcome is None and (outcome := self._foreseen(call)) is None:
+        if outcome is None and (outcome := self._by_rule(call)) is None:
             return self._find_out(call)
         return self._give(call, outcome)
 
@@ -166,19 +166,19 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return what an op returns whose outcome is known, and take its cost into account."""
         self._add(outcome)
         if outcome.written:
-            self._taint([call.tensors[position] for position in outcome.written])
-        result = build(outcome.result, call.tensors, self._twin, self.memory.born)
+            self._make_symbolic([call.tensors[position] for position in outcome.written])
+        result = build(outcome.result, call.tensors, self._stand_in, self.memory.born)
         if outcome.workspace:
             self.memory.reach(outcome.workspace)
         return result
 
-    def _foreseen(self, call: Call) -> Outcome | None:
+    def _by_rule(self, call: Call) -> Outcome | None:
         """Return, and remember, the outcome of an op that need not run; None where it has to."""
         formula = formula_for(call.func)
-        result = foresee(call) if formula else None
+        result = result_by_rule(call) if formula else None
         if formula is None or result is None:
             return None
-        out = build(result, call.tensors, self._twin, _unborn)
+        out = build(result, call.tensors, self._stand_in, _unborn)
         cost = formula(*call.args, out=out, **call.kwargs)
         if cost is NotImplemented:
             return None
@@ -188,28 +188,28 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _find_out(self, call: Call) -> Any:
         """Run an op on metadata, and remember what came of it where metadata says it all."""
-        twins = [self._twin(tensor) for tensor in call.tensors]
+        stand_ins = [self._stand_in(tensor) for tensor in call.tensors]
         try:
-            result, tally = self._infer(call.on(twins, META))
+            result, tally = self._infer(call.on(stand_ins, META))
         except Exception as err:
             return self._find_out_from_values(call, err)
         try:
             if traits_of(call.func).changes_metadata:
                 raise UnrepeatableError
-            outcome = _outcome(call, specify(result, twins), tally)
+            outcome = _outcome(call, specify(result, stand_ins), tally)
             memo.store(call.key, outcome)
         except (UnrepeatableError, TypeError):
-            return self._give_once(call, result, tally, twins)
+            return self._give_once(call, result, tally, stand_ins)
         return self._give(call, outcome)
 
-    def _give_once(self, call: Call, result: Any, tally: Tally, twins: list[Tensor]) -> Any:
+    def _give_once(self, call: Call, result: Any, tally: Tally, stand_ins: list[Tensor]) -> Any:
         """Return a result that no description can give again."""
-        self._taint(call.mutated)
+        self._make_symbolic(call.mutated)
         self._add(_outcome(call, None, tally))
         if traits_of(call.func).changes_metadata:
             self._require_meta(call)
-        self.memory.reach(tally.peak_memory)
-        self.memory.made(tensors_in(result), twins)
+        self.memory.reach(tally.peak)
+        self.memory.made(tensors_in(result), stand_ins)
         return result
 
     def _find_out_from_values(self, call: Call, failure: Exception) -> Any:
@@ -217,7 +217,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         A mask as an index, the lengths of packed sequences. Nothing is remembered.
         """
-        mixed = [tensor if self._has_value(tensor) else self._twin(tensor) for tensor in call.tensors]
+        mixed = [tensor if self._has_value(tensor) else self._stand_in(tensor) for tensor in call.tensors]
         try:
             if all(tensor.is_meta for tensor in mixed):
                 raise failure
@@ -236,47 +236,47 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run a call whose tensors are on meta, apart from the rest: return its result and its cost."""
         if traits_of(call.func).reads_values:
             raise NeedsRealTensorsError(f"{call.func} reads a value")
-        outer = self.sink, self.memory, self._inferring
-        self.sink, self.memory, self._inferring = (tally := Tally()), LiveMemory(), True
+        outer = self.tally, self.memory, self._inferring
+        self.tally, self.memory, self._inferring = (tally := Tally()), LiveMemory(), True
         try:
             result = self._evaluate(call)
-            tally.peak_memory = self.memory.peak
+            tally.peak = self.memory.peak
             return result, tally
         finally:
             self.memory.close()
-            self.sink, self.memory, self._inferring = outer
+            self.tally, self.memory, self._inferring = outer
 
-    def _twin(self, tensor: Tensor) -> Tensor:
+    def _stand_in(self, tensor: Tensor) -> Tensor:
         """Return the meta tensor that stands for a tensor: itself, or for a symbolic one always the same."""
         if tensor.is_meta:
             return tensor
         if not self._is_symbolic(tensor):
             return meta_like(tensor)
         key = id(tensor)
-        if key not in self._twins:
+        if key not in self._stand_ins:
             with torch.inference_mode(tensor.is_inference()):  # a view must be of its base's kind
-                twin = meta_like(tensor)
+                stand_in = meta_like(tensor)
             if key in self._symbolic:
-                self._twins[key] = tensor, twin
+                self._stand_ins[key] = tensor, stand_in
             else:  # one that the run made: it may come to its end before the run does
-                keep_alive(tensor.untyped_storage(), holder=twin.untyped_storage())
-                self._twins[key] = weakref.ref(tensor, partial(self._twins.pop, key)), twin
-        return self._twins[key][1]
+                keep_alive(tensor.untyped_storage(), holder=stand_in.untyped_storage())
+                self._stand_ins[key] = weakref.ref(tensor, partial(self._stand_ins.pop, key)), stand_in
+        return self._stand_ins[key][1]
 
     def _require_meta(self, call: Call) -> None:
-        """Refuse to change the shape of a tensor that has data: its meta twin is not what `forward` holds."""
+        """Refuse to reshape a tensor that has data: what `forward` holds is not its stand-in on meta."""
         if not all(tensor.is_meta for tensor in call.mutated):
             self.failure = self.failure or NeedsRealTensorsError(f"{call.func} reshapes a tensor in place")
             raise self.failure
 
-    def _taint(self, tensors: Iterable[Tensor]) -> None:
+    def _make_symbolic(self, tensors: Iterable[Tensor]) -> None:
         """Note concrete tensors just written with values that nobody has: from now on they are symbolic."""
         for tensor in tensors:
             self._written.add(storage_key(tensor))
             address = 0 if tensor.is_meta or id(tensor) in self._symbolic else storage_address(tensor)
-            if address and address not in self._tainted:
-                forget = partial(self._tainted.pop, address)
-                self._tainted[address] = weakref.ref(tensor.untyped_storage(), forget)
+            if address and address not in self._overwritten:
+                forget = partial(self._overwritten.pop, address)
+                self._overwritten[address] = weakref.ref(tensor.untyped_storage(), forget)
 
     # -- concrete: for real -----------------------------------------------------------------------------
 
@@ -312,9 +312,9 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             outcome = self._outcomes.get(call.key)
             if outcome is None and call.tensors:
-                twins = [meta_like(tensor) for tensor in call.tensors]
-                result, tally = self._infer(call.on(twins, META))
-                outcome = _outcome(call, specify(result, twins), tally)
+                stand_ins = [meta_like(tensor) for tensor in call.tensors]
+                result, tally = self._infer(call.on(stand_ins, META))
+                outcome = _outcome(call, specify(result, stand_ins), tally)
                 memo.store(call.key, outcome)
         except Exception:  # whatever a meta kernel says for want of values: the run on values will know
             return None
@@ -323,7 +323,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # -- costs ------------------------------------------------------------------------------------------
 
     def _evaluate(self, call: Call) -> Any:
-        """Run an op and add its cost to the open sink: by its formula, else over its decomposition."""
+        """Run an op and add its cost to the open tally: by its formula, else over its decomposition."""
         formula = formula_for(call.func)
         if formula is not None:
             result = self._weigh(call) if _may_copy(call) else call()
@@ -342,31 +342,30 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _weigh(self, call: Call) -> Any:
         """Run an op over its decomposition, whose parts count for memory alone."""
-        sink, self.sink = self.sink, Tally()
+        outer, self.tally = self.tally, Tally()
         try:
             with self:
                 return call.func.decompose(*call.args, **call.kwargs)
         finally:
-            self.sink = sink
+            self.tally = outer
 
     def _count_reference(self, call: Call) -> None:
         """Count an op over PyTorch's reference decomposition, on metadata; without one it is unsupported."""
         # Private: PyTorch publishes the table only through its exporter, which is far heavier.
         decomposition = torch._decomp.decomposition_table.get(call.func)
         if decomposition is None:
-            self._add(Outcome(None, 0, 0, {str(call.func): 1}))
+            self._add(Outcome(None, Cost(), {str(call.func): 1}))
             return
         call = call.on([meta_like(tensor) for tensor in call.tensors], META)
         with self:
             decomposition(*call.args, **call.kwargs)
 
     def _add(self, outcome: Outcome) -> None:
-        sink = self.sink
-        assert sink is not None
-        sink.flops += outcome.flops
-        sink.macs += outcome.macs
+        tally = self.tally
+        assert tally is not None
+        tally.costs.append(outcome.cost)
         if outcome.unsupported:
-            _report_unsupported(sink, outcome.unsupported)
+            tally.note_unsupported(outcome.unsupported)
 
 
 def _may_copy(call: Call) -> bool:
@@ -374,8 +373,8 @@ def _may_copy(call: Call) -> bool:
 
 
 def _outcome(call: Call, result: Result, tally: Tally) -> Outcome:
-    workspace = max(tally.peak_memory - _new_bytes(result), 0)
-    return Outcome(result, tally.flops, tally.macs, tally.unsupported, workspace, call.written)
+    workspace = max(tally.peak - _new_bytes(result), 0)
+    return Outcome(result, tally.cost, tally.unsupported, workspace, call.written)
 
 
 def _new_bytes(result: Result) -> int:
@@ -399,9 +398,9 @@ def _makes_floats(dtype: torch.dtype | None) -> bool:
 
 
 def _checked(func: OpOverload, cost: Any) -> Outcome:
-    flops, macs = cost if isinstance(cost, tuple) else Cost(cost)
-    if not isinstance(flops, int) or not isinstance(macs, int) or flops < 0 or macs < 0:
+    found = cost if isinstance(cost, Cost) else Cost(cost)
+    if not all(isinstance(number, int) and number >= 0 for number in found):
         raise FormulaError(
             f"The formula of {func} returned {cost!r}: it must return an int, or a Cost of ints."
         )
-    return Outcome(None, flops, macs, None)
+    return Outcome(None, found, None)

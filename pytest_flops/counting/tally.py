@@ -6,41 +6,37 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from pytest_flops.counting.live_memory import LiveMemory
+from pytest_flops.metrics import Cost
+
+
+class Tally:
+    """The costs of some ops, added up once at the end; the most bytes alive; ops without an answer."""
+
+    __slots__ = ("costs", "peak", "unsupported")
+
+    def __init__(self) -> None:
+        self.costs: list[Cost] = []
+        self.peak = 0
+        self.unsupported: dict[str, int] | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """The sum of all costs."""
+        return Cost.total(self.costs)
+
+    def note_unsupported(self, calls: Mapping[str, int]) -> None:
+        """Note calls of ops that have no answer, by the name of the op."""
+        self.unsupported = dict(self.unsupported or {})
+        for name, count in calls.items():
+            self.unsupported[name] = self.unsupported.get(name, 0) + count
 
 
 class Meter(Protocol):
     """What a recorder shows the open step to: `ShapeMode`, which counts its ATen ops in `answered`."""
 
-    sink: Sink | None
+    tally: Tally | None
     answered: int
     memory: LiveMemory
 
     def read(self, tensor: Any, name: str) -> None:
         """Take note that the values of a tensor leave PyTorch."""
-
-
-class Sink(Protocol):
-    """Whatever costs are added to: a step of the forward pass, or a tally."""
-
-    flops: int
-    macs: int
-    peak_memory: int
-    unsupported: dict[str, int] | None
-
-
-class Tally:
-    """A sink that stands alone: the cost of one op while it is being found out."""
-
-    __slots__ = ("flops", "macs", "peak_memory", "unsupported")
-
-    def __init__(self) -> None:
-        self.flops = 0
-        self.macs = 0
-        self.peak_memory = 0
-        self.unsupported: dict[str, int] | None = None
-
-
-def _report_unsupported(sink: Sink, calls: Mapping[str, int]) -> None:
-    sink.unsupported = dict(sink.unsupported or {})
-    for name, count in calls.items():
-        sink.unsupported[name] = sink.unsupported.get(name, 0) + count

@@ -51,10 +51,26 @@ def trace(
     """
     if execute not in ("auto", "meta", "real"):
         raise TraceError(f"execute={execute!r}: choose one of 'auto', 'meta', 'real'.")
-    subject = Subject.of(model)
-    inputs = Inputs.of(args, kwargs or {})
-    run, reason = traced(subject, inputs, Mode(train, backward), execute)
-    return run.report(inputs, reason)
+    return traced(Prepared.of(model, args, kwargs), Mode(train, backward), execute).report()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model and its arguments, ready for any number of runs: to count, to time, to weigh."""
+
+    given: Callable[..., Any]
+    """The model as the user gave it, compiled if it was."""
+    subject: Subject
+    """What is under its wrappers."""
+    inputs: Inputs
+    """Its arguments; what can be read only once has been read, and every run gets it anew."""
+
+    @classmethod
+    def of(
+        cls, model: Callable[..., Any], args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Prepared:
+        """Prepare a model and the arguments of `trace`; raise `TraceError` for what cannot be counted."""
+        return cls(model, Subject.of(model), Inputs.of(args, kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -72,19 +88,35 @@ class Mode:
 _one_at_a_time = threading.RLock()
 
 
-def traced(subject: Subject, inputs: Inputs, mode: Mode, execute: Execute) -> tuple[Run, str]:
-    """Run a subject as `trace` does; return the run, and why it needed real tensors if it did."""
+@dataclass(frozen=True)
+class Traced:
+    """A model that has been run once for its count, and what that run tells of later ones."""
+
+    prepared: Prepared
+    """What was run."""
+    run: Run
+    """The run that counted."""
+    reason: str = ""
+    """Why it needed real tensors; "" where it did not."""
+
+    def report(self) -> Report:
+        """Return what the run found."""
+        return self.run.report(self.prepared.inputs, self.reason)
+
+
+def traced(prepared: Prepared, mode: Mode, execute: Execute = "auto") -> Traced:
+    """Run a prepared model as `trace` does."""
     with _one_at_a_time:
-        return _traced(subject, inputs, mode, execute)
+        return _traced(prepared, mode, execute)
 
 
-def _traced(subject: Subject, inputs: Inputs, mode: Mode, execute: Execute) -> tuple[Run, str]:
-    reason = ""
+def _traced(prepared: Prepared, mode: Mode, execute: Execute) -> Traced:
+    subject, inputs, reason = prepared.subject, prepared.inputs, ""
     if execute != "real":
         run = Run(subject, mode, real=False)
         failure = run.attempt(inputs)
         if failure is None:
-            return run, reason
+            return Traced(prepared, run)
         if execute == "meta" or subject.lives_on_meta or inputs.on_meta:
             raise run.explain(failure)
         reason = run.reason(failure)
@@ -97,7 +129,7 @@ def _traced(subject: Subject, inputs: Inputs, mode: Mode, execute: Execute) -> t
         failure = run.attempt(inputs)
     if failure is not None:
         raise run.explain(failure)
-    return run, reason
+    return Traced(prepared, run, reason)
 
 
 class Run:
@@ -111,7 +143,7 @@ class Run:
         kind = Recorder if self.inference else TrainingRecorder
         self.recorder = kind(subject.name if subject.root is None else type(subject.root).__name__)
         self._shapes = ShapeMode(
-            real=real, symbolic=() if real else subject.symbolic, open_stray=self.recorder.open_stray
+            real=real, symbolic=() if real else subject.symbolic, open_loose=self.recorder.open_loose
         )
 
     def attempt(self, inputs: Inputs) -> Exception | None:
@@ -210,8 +242,8 @@ class Run:
         """Return what the run recorded."""
         unsupported: dict[str, int] = {}
         for step in self.recorder.steps:
-            for sink in (step, step.backward):
-                for op, calls in (sink.unsupported if sink and sink.unsupported else {}).items():
+            for tally in (step, step.backward):
+                for op, calls in (tally.unsupported if tally and tally.unsupported else {}).items():
                     unsupported[op] = unsupported.get(op, 0) + calls
         return Report(
             model=self._subject.name,

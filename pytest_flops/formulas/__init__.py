@@ -84,7 +84,6 @@ from pytest_flops.formulas import (  # noqa: F401  # each registers the formulas
 )
 from pytest_flops.formulas.registry import (
     DECOMPOSE,
-    Cost,
     Formula,
     formula_for,
     generation,
@@ -97,7 +96,6 @@ FORMULAS_VERSION: int = 1
 __all__ = [
     "DECOMPOSE",
     "FORMULAS_VERSION",
-    "Cost",
     "Formula",
     "formula_for",
     "generation",

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from pytest_flops.formulas.contraction import dots
-from pytest_flops.formulas.registry import Cost, register_flop_formula
+from pytest_flops.formulas.registry import register_flop_formula
+from pytest_flops.metrics import Cost
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, masked: bool, dropout: bool) -> Cost:

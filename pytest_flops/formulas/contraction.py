@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_flops.formulas.registry import DECOMPOSE, Cost, real_parts, register_flop_formula
+from pytest_flops.formulas.registry import DECOMPOSE, real_parts, register_flop_formula
+from pytest_flops.metrics import Cost
 
 SPARSE = {torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
 

@@ -16,7 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from pytest_flops.formulas.contraction import dots
-from pytest_flops.formulas.registry import Cost, Formula, real_parts, register_flop_formula
+from pytest_flops.formulas.registry import Formula, real_parts, register_flop_formula
+from pytest_flops.metrics import Cost
 
 Ints = int | Sequence[int]
 

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from pytest_flops.formulas.contraction import dots
-from pytest_flops.formulas.registry import Cost, real_parts, register_flop_formula
+from pytest_flops.formulas.registry import real_parts, register_flop_formula
+from pytest_flops.metrics import Cost
 
 Sizes = dict[str, int]
 

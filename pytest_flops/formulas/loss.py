@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pytest_flops.formulas.contraction import dots
 from pytest_flops.formulas.pointwise import per_element
-from pytest_flops.formulas.registry import Cost, Formula, register_flop_formula
+from pytest_flops.formulas.registry import Formula, register_flop_formula
+from pytest_flops.metrics import Cost
 
 NONE, MEAN = 0, 1
 

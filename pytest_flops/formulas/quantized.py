@@ -15,7 +15,8 @@ from pytest_flops.formulas.contraction import dots
 from pytest_flops.formulas.convolution import transposed_cost
 from pytest_flops.formulas.normalization import norm
 from pytest_flops.formulas.pointwise import per_element
-from pytest_flops.formulas.registry import Cost, Formula, no_flops, register_flop_formula
+from pytest_flops.formulas.registry import Formula, no_flops, register_flop_formula
+from pytest_flops.metrics import Cost
 
 CASTS = """
         quantize_per_tensor quantize_per_channel quantize_per_tensor_dynamic dequantize int_repr q_scale

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from pytest_flops.formulas.contraction import dots
-from pytest_flops.formulas.registry import Cost, Formula, register_flop_formula
+from pytest_flops.formulas.registry import Formula, register_flop_formula
+from pytest_flops.metrics import Cost
 
 # Per feature of the state, behind the linear maps.
 # LSTM: 4 sums and 4 activations of gates; f·c + i·g; tanh(c); o·tanh(c).

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,24 +17,7 @@ from torch._C import DispatchKey  # what `has_kernel_for_dispatch_key` takes; to
 from torch._ops import OpOverload, OpOverloadPacket  # the types of `torch.ops.*`; torch publishes no alias
 
 from pytest_flops.errors import FormulaError
-
-
-class Cost(NamedTuple):
-    """FLOPs, and the multiply-accumulates of contractions among them. Costs add up; an int is plain FLOPs."""
-
-    flops: int
-    macs: int = 0
-
-    def __add__(self, other: Cost | int) -> Cost:  # type: ignore[override]  # a sum, not tuple concatenation
-        flops, macs = other if isinstance(other, Cost) else (other, 0)
-        return Cost(self.flops + flops, self.macs + macs)
-
-    def __radd__(self, other: int) -> Cost:
-        return self + other
-
-    def __mul__(self, times: int) -> Cost:  # type: ignore[override]  # scaling, not tuple repetition
-        return Cost(self.flops * times, self.macs * times)
-
+from pytest_flops.metrics import Cost
 
 Formula = Callable[..., "Cost | int"]
 """Called as `formula(*args, out=result, **kwargs)` with the op's own arguments.

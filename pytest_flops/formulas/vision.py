@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pytest_flops.formulas.contraction import dots
 from pytest_flops.formulas.ordering import log2_ceil
-from pytest_flops.formulas.registry import Cost, register_flop_formula
+from pytest_flops.formulas.registry import register_flop_formula
+from pytest_flops.metrics import Cost
 
 
 @register_flop_formula(["torchvision::nms", "torchvision::qnms"])

@@ -13,7 +13,8 @@ import torch
 class Clock(Protocol):
     """Tells how much time has been spent, from any origin."""
 
-    def now_ns(self) -> float: ...
+    def now_ns(self) -> float:
+        """Return the time spent, in ns."""
 
 
 class WallClock:
@@ -34,6 +35,7 @@ class WallClock:
             os.close(self._schedstat)
 
     def now_ns(self) -> float:
+        """Return the time spent, in ns, less what was spent waiting for a core."""
         while True:
             waited = self._waited_ns()
             now = perf_counter_ns() - waited
@@ -53,6 +55,7 @@ class CudaClock:
         self.device = device
 
     def now_ns(self) -> float:
+        """Return the time in ns, once the device has done its work."""
         torch.cuda.synchronize(self.device)
         return perf_counter_ns()
 

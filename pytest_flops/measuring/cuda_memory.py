@@ -7,8 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from pytest_flops.counting.inputs import Inputs
-from pytest_flops.counting.subject import Subject
+from pytest_flops.counting.trace import Mode, Prepared, traced
 from pytest_flops.errors import MeasurementError
 from pytest_flops.measuring.propagate import failures_explained
 from pytest_flops.measuring.ready import Ready, device_of
@@ -31,11 +30,13 @@ class CudaAllocator:
         self.device = device
 
     def restart_peak(self) -> int:
+        """Let the peak start from what is allocated now, and return that."""
         torch.cuda.synchronize(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         return torch.cuda.memory_allocated(self.device)
 
     def peak(self) -> int:
+        """Return the most that was allocated since."""
         torch.cuda.synchronize(self.device)
         return torch.cuda.max_memory_allocated(self.device)
 
@@ -73,9 +74,14 @@ def measure_cuda_memory(
     Raises `MeasurementError` where the model is not on one CUDA device, runs out of memory (naming the node)
     or loses its device; `TraceError` for what cannot be traced; and whatever the model raises.
     """
-    subject = Subject.of(model)
-    allocator = allocator_of(device_of(subject, Inputs.of(args, kwargs or {})), subject.name)
-    ready = Ready.of(model, args, kwargs, train=train)
+    prepared = Prepared.of(model, args, kwargs)
+    allocator = allocator_of(device := device_of(prepared), prepared.subject.name)
+    return cuda_memory_of(Ready(traced(prepared, Mode(train)), device, train), allocator)
+
+
+def cuda_memory_of(ready: Ready, allocator: Allocator | None = None) -> int:
+    """Return the CUDA memory of a model that is ready, as `measure_cuda_memory` does."""
+    allocator = allocator or allocator_of(ready.device, ready.subject.name)
     with failures_explained(ready), ready.contents_kept(), ready.surroundings():
         _peak(ready, allocator)
         return _peak(ready, allocator)

@@ -34,8 +34,8 @@ from pytest_flops.measuring.clocks import Clock, clock_for
 from pytest_flops.measuring.propagate import failures_explained
 from pytest_flops.measuring.ready import Ready
 from pytest_flops.measuring.reference import REFERENCE_VERSION, reference_on
-from pytest_flops.reporting.wording import plural
 from pytest_flops.results.measured import Latency
+from pytest_flops.units import plural
 
 _BLOCK_NS = 5_000_000
 _MOST_RUNS = 100_000
@@ -68,7 +68,16 @@ def measure_latency(
     """
     _require_positive(threads, time_limit)
     limit = _TimeLimit(time_limit, perf_counter() + time_limit)
-    ready = Ready.of(model, args, kwargs, train=train)
+    return _latency(Ready.of(model, args, kwargs, train=train), threads, limit)
+
+
+def latency_of(ready: Ready, *, threads: int | None = 1, time_limit: float = 60.0) -> Latency:
+    """Return the latency of a model that is ready, as `measure_latency` does."""
+    _require_positive(threads, time_limit)
+    return _latency(ready, threads, _TimeLimit(time_limit, perf_counter() + time_limit))
+
+
+def _latency(ready: Ready, threads: int | None, limit: _TimeLimit) -> Latency:
     with (
         failures_explained(ready),
         _intra_op_threads(ready.device, threads),
@@ -106,6 +115,7 @@ class Pair:
 
     @property
     def ratio(self) -> float:
+        """The time of the model against the mean of the reference's before and after it."""
         return 2 * self.model / (self.before + self.after)
 
 

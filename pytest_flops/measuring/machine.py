@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from pytest_flops.counting.inputs import Inputs
-from pytest_flops.counting.subject import Subject
+from pytest_flops.counting.trace import Prepared
 from pytest_flops.measuring.ready import device_of
 
 
-def fingerprint(
-    model: Callable[..., Any],
-    args: Any = (),
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    threads: int | None = 1,
-) -> str:
+def fingerprint(prepared: Prepared, *, threads: int | None = 1) -> str:
     """Return in one line what makes two measurements of a model comparable, and nothing volatile.
 
     "AMD EPYC, AVX2, 1 thread, float32" or "NVIDIA H100 80GB HBM3, float32": the name of the device; on the
@@ -37,12 +26,10 @@ def fingerprint(
 
     Raises `MeasurementError` where the model is not on one CPU or CUDA device.
     """
-    subject = Subject.of(model)
-    inputs = Inputs.of(args, kwargs or {})
-    device = device_of(subject, inputs)
+    device = device_of(prepared)
     parts = [torch.cuda.get_device_name(device)] if device.type == "cuda" else _cpu(threads)
     precision = torch.get_float32_matmul_precision()
-    parts += [_dtypes(subject, inputs)] + [f"{precision} matmul precision"] * (precision != "highest")
+    parts += [_dtypes(prepared)] + [f"{precision} matmul precision"] * (precision != "highest")
     return ", ".join(parts)
 
 
@@ -62,10 +49,9 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine() or "unknown CPU"
 
 
-def _dtypes(subject: Subject, inputs: Inputs) -> str:
+def _dtypes(prepared: Prepared) -> str:
     """Return the floating types of the parameters; where there are none, of the inputs."""
-    given = [leaf for leaf in tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(leaf, Tensor)]
-    for tensors in (subject.parameters, given):
+    for tensors in (prepared.subject.parameters, prepared.inputs.tensors):
         found = {str(t.dtype).removeprefix("torch.") for t in tensors if t.is_floating_point()}
         if found:
             return "+".join(sorted(found))

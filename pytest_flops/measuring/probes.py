@@ -36,21 +36,25 @@ class Probe(Protocol):
 
     def __exit__(self, *error: Any) -> None: ...
 
-    def before(self) -> Any: ...
+    def before(self) -> Any:
+        """Read before a step."""
 
-    def after(self) -> Any: ...
+    def after(self) -> Any:
+        """Read after a step."""
 
 
 class Timer(Probe, Protocol):
     """Tells the time between two readings."""
 
-    def elapsed_ms(self, before: Any, after: Any) -> float: ...
+    def elapsed_ms(self, before: Any, after: Any) -> float:
+        """Return the time between two readings, in ms."""
 
 
 class Scale(Probe, Protocol):
     """Tells what was allocated at two readings and between them."""
 
-    def memory(self, before: Any, after: Any) -> Memory | None: ...
+    def memory(self, before: Any, after: Any) -> Memory | None:
+        """Return what was allocated around a step; None where that is not known."""
 
 
 def probes_for(device: torch.device) -> tuple[Timer, Scale | None]:
@@ -74,11 +78,13 @@ class CpuTimer:
     def __exit__(self, *error: Any) -> None: ...
 
     def before(self) -> int:
+        """Return the time in ns."""
         return perf_counter_ns()
 
     after = before
 
     def elapsed_ms(self, before: int, after: int) -> float:
+        """Return the time between two readings, in ms."""
         return (after - before) / 1e6
 
 
@@ -111,16 +117,19 @@ class CpuScale:
             self._memory = memory_by_mark(result.events())
 
     def before(self) -> None:
+        """Mark the start of a step for the profiler."""
         self._open.append((name := f"{_MARK}{self._marks}", mark := record_function(name)))
         self._marks += 1
         mark.__enter__()  # type: ignore[no-untyped-call]
 
     def after(self) -> str:
+        """Mark the end of a step, and return its name."""
         name, mark = self._open.pop()
         mark.__exit__(None, None, None)
         return name
 
     def memory(self, before: None, after: str) -> Memory | None:
+        """Return what was allocated around a marked step."""
         return self._memory.get(after)  # None where the model ran a profiler of its own, which ended this one
 
 
@@ -167,11 +176,13 @@ class CudaProbe:
         torch.cuda.synchronize(self.device)
 
     def before(self) -> CudaReading:
+        """Let the peak start anew; return the event and what is allocated."""
         torch.cuda.reset_peak_memory_stats(self.device)
         allocated = torch.cuda.memory_allocated(self.device)
         return CudaReading(self._event(), allocated, allocated)
 
     def after(self) -> CudaReading:
+        """Return the event, what is allocated, and the most since the step began."""
         event = self._event()
         allocated = torch.cuda.memory_allocated(self.device)
         return CudaReading(event, allocated, torch.cuda.max_memory_allocated(self.device))
@@ -182,7 +193,9 @@ class CudaProbe:
         return event
 
     def elapsed_ms(self, before: CudaReading, after: CudaReading) -> float:
+        """Return the time between two events, in ms."""
         return float(before.event.elapsed_time(after.event))
 
     def memory(self, before: CudaReading, after: CudaReading) -> Memory:
+        """Return what was allocated around a step."""
         return Memory(before.allocated, after.allocated, after.peak)

@@ -9,43 +9,57 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from pytest_flops.counting.inputs import Inputs
 from pytest_flops.counting.op_results import META
 from pytest_flops.counting.preserve import untouched
 from pytest_flops.counting.subject import Subject
-from pytest_flops.counting.trace import Mode, Run, traced
+from pytest_flops.counting.trace import Mode, Prepared, Run, Traced, traced
 from pytest_flops.errors import MeasurementError
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A model that has been traced, with its inputs and its device: ready to run on real tensors.
+    """A model that has been traced, and its device: ready to run on real tensors."""
 
-    `given` is the model as the user gave it, compiled if it was; `subject.call` is what is under wrappers.
-    """
-
-    given: Callable[..., Any]
-    subject: Subject
-    inputs: Inputs
+    traced: Traced
+    """The trace, which knows what running it takes: does it write parameters, does it need autograd."""
     device: torch.device
-    run: Run
-    train: bool
+    """Where it runs."""
+    train: bool = False
+    """Whether it runs in training mode."""
 
     @classmethod
     def of(
         cls, model: Callable[..., Any], args: Any, kwargs: Mapping[str, Any] | None, *, train: bool = False
     ) -> Ready:
-        """Trace the model, to know what running it takes: does it write parameters, does it need autograd.
+        """Trace a model on the device that it lives on.
 
         Raises `MeasurementError` where it is not on one device that can be measured; else as `trace` does.
         """
-        subject = Subject.of(model)
-        inputs = Inputs.of(args, kwargs or {})
-        device = device_of(subject, inputs)
-        run, _ = traced(subject, inputs, Mode(train), "auto")
-        return cls(model, subject, inputs, device, run, train)
+        prepared = Prepared.of(model, args, kwargs)
+        device = device_of(prepared)
+        return cls(traced(prepared, Mode(train)), device, train)
+
+    @property
+    def given(self) -> Callable[..., Any]:
+        """The model as the user gave it, compiled if it was."""
+        return self.traced.prepared.given
+
+    @property
+    def subject(self) -> Subject:
+        """What is under its wrappers."""
+        return self.traced.prepared.subject
+
+    @property
+    def inputs(self) -> Inputs:
+        """Its arguments."""
+        return self.traced.prepared.inputs
+
+    @property
+    def run(self) -> Run:
+        """The run that counted it."""
+        return self.traced.run
 
     @contextmanager
     def contents_kept(self) -> Iterator[None]:
@@ -70,15 +84,14 @@ class Ready:
             yield
 
 
-def device_of(subject: Subject, inputs: Inputs) -> torch.device:
-    """Return the one device that the model lives on; that of its inputs where it has no tensors.
+def device_of(prepared: Prepared) -> torch.device:
+    """Return the one device that a model lives on; that of its inputs where it has no tensors.
 
     Raises `MeasurementError` where there is more than one, or one other than a CPU or a CUDA device.
     """
+    subject = prepared.subject
     own = {tensor.device for tensor in [*subject.parameters, *subject.buffers]}
-    given = {
-        leaf.device for leaf in tree_leaves((inputs.args, dict(inputs.kwargs))) if isinstance(leaf, Tensor)
-    }
+    given = {tensor.device for tensor in prepared.inputs.tensors}
     if META in given - own:
         raise MeasurementError(
             f"Cannot measure {subject.name}: an input is on meta, so it has no values. Give it real tensors."

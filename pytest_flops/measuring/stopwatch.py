@@ -14,7 +14,7 @@ from torch.overrides import _get_current_function_mode_stack
 
 from pytest_flops.counting.live_memory import LiveMemory
 from pytest_flops.counting.recorder import Recorder, Step, recording
-from pytest_flops.counting.tally import Sink
+from pytest_flops.counting.tally import Tally
 from pytest_flops.errors import MeasurementError
 from pytest_flops.measuring.probes import Probe
 from pytest_flops.measuring.ready import Ready, first_line, is_out_of_memory
@@ -23,7 +23,7 @@ from pytest_flops.measuring.ready import Ready, first_line, is_out_of_memory
 class _Open:
     """Which step is open, and nothing else: a run that measures does not count."""
 
-    sink: Sink | None = None
+    tally: Tally | None = None
     answered = 0
     memory = LiveMemory()
 
@@ -42,16 +42,17 @@ class Stopwatch(Recorder):
     def run_step(
         self, step: Step, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        """Run the work of one step between two readings, without any mode of ours."""
         position = len(self.steps)
         self.steps.append(step)
-        self.meter.sink = step
+        self.meter.tally = step
         with self._aside():
             before = self.probe.before()
             try:
                 return run(*args, **kwargs)
             finally:
                 self.readings[position] = before, self.probe.after()
-                self.meter.sink = None
+                self.meter.tally = None
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
@@ -102,7 +103,7 @@ def _recorded(ready: Ready, stopwatch: Stopwatch) -> Iterator[None]:
 
 def visible_positions(recorder: Recorder) -> list[int]:
     """Return the positions of the steps that a run sees which does not count ATen ops."""
-    return [position for position, step in enumerate(recorder.steps) if not step.is_stray]
+    return [position for position, step in enumerate(recorder.steps) if not step.is_loose]
 
 
 def _place(counted: Recorder, timed: Recorder) -> str:

@@ -10,21 +10,12 @@ import pytest
 
 from pytest_flops.errors import FlopsError
 from pytest_flops.plugin.ledger import Ledger, Options, whole_files
-from pytest_flops.plugin.options import add_options, read_options
+from pytest_flops.plugin.options import add_options, marker_line, read_options
 
 if TYPE_CHECKING:
     from pytest_flops.budgets.budget import Budget
     from pytest_flops.plugin.attempt import Attempt
     from pytest_flops.plugin.fixture import Flops
-
-_MARKER = (
-    "flops_budget(flops=None, macs=None, params=None, peak_memory=None, modules=None, rtol=0, train=False, "
-    'backward=False, unsupported="error", baseline=True, latency=None, latency_rtol=None, latency_threads=1, '
-    "cuda_memory=None, cuda_memory_rtol=None): what the models that a test hands to the `flops` fixture may "
-    'cost. Ceilings are counts such as 8_300_000_000 or "8.3G", sizes such as "400MiB", times such as '
-    '"30ms"; modules={"layer*.0": "900M"} caps the FLOPs of modules by glob; an rtol is the growth over the '
-    "baseline that passes. Latency and CUDA memory are measured where they have a ceiling or an rtol."
-)
 
 _OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
 _BUDGET: pytest.StashKey[Budget] = pytest.StashKey()
@@ -41,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, read the options, and start the bookkeeping of the run."""
-    config.addinivalue_line("markers", _MARKER)
+    config.addinivalue_line("markers", marker_line())
     config.stash[_OPTIONS] = options = read_options(config)
     config.pluginmanager.register(Run(config, options), "flops-run")
 
@@ -99,7 +90,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if _ATTEMPT in item.stash:
         del item.stash[_ATTEMPT]
     budget = item.stash.get(_BUDGET, None)
-    if budget is not None and "cuda_memory" in budget.measured:
+    if budget is not None and any(metric.name == "cuda_memory" for metric in budget.measured):
         from pytest_flops.plugin.measure import require_cuda
 
         require_cuda(skip=item.config.stash[_OPTIONS].no_cuda == "skip")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_flops.budgets.baseline import METRICS, Baseline
+from pytest_flops.budgets.baseline import Baseline
 from pytest_flops.errors import BaselineError
+from pytest_flops.metrics import METRICS
 from pytest_flops.plugin.attempt import Attempt
-from pytest_flops.reporting.wording import changed, measured_changes
+from pytest_flops.reporting.measurements import measured_changes
 
 
 def conclude(attempt: Attempt, report: pytest.TestReport) -> None:
@@ -59,7 +60,9 @@ def updated(was: Baseline | None, now: Baseline | None) -> str:
     if now is None:
         return "removed, the test no longer counts it"
     if was is None:
-        return "; ".join([f"new, {now.totals['flops']:,} FLOPs", *measured_changes({}, now.measured)])
+        return "; ".join(
+            [f"new, {METRICS['flops'].amount(now.totals['flops'])}", *measured_changes({}, now.measured)]
+        )
     return "; ".join([*_count_changes(was, now), *measured_changes(was.measured, now.measured)])
 
 
@@ -67,9 +70,12 @@ def _count_changes(was: Baseline, now: Baseline) -> list[str]:
     if now.same_cost(was):
         return []
     changes = [
-        changed(metric, was.totals[metric], now.totals[metric])
-        for metric in METRICS
-        if was.totals[metric] != now.totals[metric]
+        METRICS[name].change(was.totals[name], total)
+        for name, total in now.totals.items()
+        if was.totals.get(name, total) != total
+    ]
+    changes += [
+        f"{METRICS[name].amount(now.totals[name])} new" for name in now.totals if name not in was.totals
     ]
     for what, old, new in (
         ("mode", was.mode, now.mode),

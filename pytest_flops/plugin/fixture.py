@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
 from pytest_flops.errors import FlopsError
 from pytest_flops.plugin.attempt import Attempt
 from pytest_flops.plugin.gate import gate
-from pytest_flops.plugin.measure import Call
 from pytest_flops.results.report import Report
+
+if TYPE_CHECKING:
+    from pytest_flops.counting.trace import Traced
 
 T = TypeVar("T")
 
@@ -33,9 +35,9 @@ class Flops:
         """Count a model, called with these inputs, and fail the test where that breaks the budget."""
         __tracebackhide__ = True
         try:
-            report = self.count(model, *args, **kwargs)
-            call = Call(model, args, kwargs)
-            plainly(gate, self._attempt, self._name or report.model, call, report)
+            found = self._traced(model, args, kwargs)
+            report = found.report()
+            plainly(gate, self._attempt, self._name or report.model, found, report)
         except pytest.fail.Exception as err:
             self._attempt.failure = str(err)
             raise
@@ -44,10 +46,16 @@ class Flops:
     def count(self, model: Any, /, *args: Any, **kwargs: Any) -> Report:
         """Count only: no baseline, no ceiling, no failure."""
         __tracebackhide__ = True
-        from pytest_flops.counting.trace import trace
+        return self._traced(model, args, kwargs).report()
+
+    def _traced(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Traced:
+        """Trace a model as the budget says; its inputs are read here, once for all that follows."""
+        __tracebackhide__ = True
+        from pytest_flops.counting.trace import Mode, Prepared, traced
 
         budget = self._attempt.budget
-        return plainly(trace, model, args, kwargs, train=budget.train, backward=budget.backward)
+        prepared = plainly(Prepared.of, model, args, kwargs)
+        return plainly(traced, prepared, Mode(budget.train, budget.backward))
 
     def named(self, name: str) -> Flops:
         """Return the fixture for one of several models of a test; the default name is the model's class."""

@@ -1,30 +1,32 @@
-"""From a report to a verdict, and what follows: a failure, a baseline to write, lines for the summary."""
+"""Act on what was decided about a model: fail the test, measure, keep what is to be written and said."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from pytest_flops.budgets.baseline import METRICS, Baseline, snapshot
-from pytest_flops.budgets.measured_verdict import MeasuredVerdict
-from pytest_flops.budgets.verdict import Verdict, compare
+from pytest_flops.budgets.decision import Decision, decide
+from pytest_flops.budgets.verdict import MeasuredVerdict
 from pytest_flops.plugin.attempt import PROPERTY, Attempt, accept_command
-from pytest_flops.plugin.measure import Call, Run, measure
+from pytest_flops.plugin.measure import measure
 from pytest_flops.plugin.progress import shown
-from pytest_flops.reporting.failure import failure_text, measured_failure_text, uncompared
-from pytest_flops.reporting.tables import node_digest, node_table
-from pytest_flops.reporting.wording import changed, measured_change, plural
-from pytest_flops.results.measured import Measured
+from pytest_flops.reporting.failure import failure_text, not_accepted_yet
+from pytest_flops.reporting.measurements import measured_change, measured_failure_text, uncompared
+from pytest_flops.reporting.tables import node_digest
+from pytest_flops.results.measured import Latency, Measured
 from pytest_flops.results.report import Report
+from pytest_flops.units import plural
+
+if TYPE_CHECKING:
+    from pytest_flops.counting.trace import Traced
 
 
-def gate(attempt: Attempt, name: str, call: Call, report: Report) -> None:
-    """Judge a report, remember what it means for the baseline, and fail the test if the budget is broken.
+def gate(attempt: Attempt, name: str, found: Traced, report: Report) -> None:
+    """Hold a count against the budget: fail the test, or keep what this run accepts and has to say.
 
-    What has to be measured is, once the counts are within the budget or accepted: measuring takes seconds.
+    Where the budget asks for measurements, they are made once the counts pass: they take seconds.
     """
     __tracebackhide__ = True
     if name in attempt.counted:
@@ -33,45 +35,44 @@ def gate(attempt: Attempt, name: str, call: Call, report: Report) -> None:
             'Tell them apart: flops.named("encoder")(model, ...).',
             pytrace=False,
         )
-    attempt.counted[name] = now = snapshot(report)
-    record(attempt.item, name, {metric: getattr(report, metric) for metric in METRICS})
-    was = attempt.stored.get(name) if attempt.budget.baseline else None
-    verdict = compare(report, was, attempt.budget)
-    if attempt.budget.baseline:
-        attempt.gated.add(name)
-    accepting = verdict.within_limits and accepts(attempt, was, now)
-    if not accepting and (not verdict.ok or (attempt.options.strict and verdict.shrunk)):
-        fail(attempt, name, report, verdict)
-    # A count that changed says nothing of how the baselines of other machines were measured; other inputs do.
-    kept = was.measured if was is not None and was.same_inputs(now) else {}
-    measured = gate_measured(attempt, name, call, kept) if attempt.budget.measured else kept
-    if accepting:
-        attempt.accepted[name] = replace(now, measured=measured)
-    elif was is not None and measured != was.measured:
-        attempt.accepted[name] = replace(was, measured=measured)
-    if not accepting:
-        note_changes(attempt, name, verdict)
+    options, budget = attempt.options, attempt.budget
+    was = attempt.stored.get(name) if budget.baseline else None
+    decision = decide(report, was, budget, update=options.update, strict=options.strict)
+    attempt.counted[name] = decision.now
+    attempt.gated |= {name} if budget.baseline else set()
+    record(attempt.item, name, report.totals)
+    if decision.fails:
+        fail(attempt, name, report, decision)
+    measured = (
+        gate_measured(attempt, name, found, decision.measured) if budget.measured else decision.measured
+    )
+    accepted = decision.accept(measured)
+    if accepted is not None:
+        attempt.accepted[name] = accepted
+    note_changes(attempt, name, decision)
     note_caveats(attempt, name, report)
 
 
 def gate_measured(
-    attempt: Attempt, name: str, call: Call, baselines: Mapping[str, Measured]
+    attempt: Attempt, name: str, found: Traced, baselines: Mapping[str, Measured]
 ) -> Mapping[str, Measured]:
     """Measure a model, fail the test if that breaks the budget, and return the new baselines by machine."""
     __tracebackhide__ = True
     options = attempt.options
-    with shown(attempt.item, name) as step:
-        run = Run(options.update, options.time_limit, step)
-        verdict = measure(call, attempt.budget, baselines, run)
+    with shown(attempt.item, name) as announce:
+        verdict = measure(
+            found,
+            attempt.budget,
+            baselines,
+            update=options.update,
+            time_limit=options.time_limit,
+            announce=announce,
+        )
     record_measured(attempt.item, name, verdict.now)
     if verdict.broken(options.update, options.strict):
+        accept = accept_command(attempt.item)
         text = measured_failure_text(
-            name,
-            verdict,
-            attempt.budget,
-            accept=accept_command(attempt.item),
-            strict=options.strict,
-            update=options.update,
+            name, verdict, accept=accept, strict=options.strict, update=options.update
         )
         pytest.fail(text, pytrace=False)
     note_measured(attempt, name, verdict)
@@ -79,26 +80,15 @@ def gate_measured(
     return {**baselines, verdict.machine: entry} if entry != verdict.was else baselines
 
 
-def accepts(attempt: Attempt, was: Baseline | None, now: Baseline) -> bool:
-    """Tell whether this run takes the count for the new baseline."""
-    update = attempt.options.update
-    if not attempt.budget.baseline or update is None:
-        return False
-    if was is None:
-        return update in ("new", "all")
-    return update in ("changed", "all") and not now.same_cost(was)
-
-
-def fail(attempt: Attempt, name: str, report: Report, verdict: Verdict) -> NoReturn:
+def fail(attempt: Attempt, name: str, report: Report, decision: Decision) -> NoReturn:
     """Fail the test with the reason, and the node table as a section of its own."""
     __tracebackhide__ = True
-    peaks = verdict.broken_peak_memory is not None
-    table = node_table(report, peaks=peaks) if attempt.verbose else node_digest(report, verdict)
+    table = node_digest(report, decision.verdict, full=attempt.verbose)
     attempt.sections.append((f"flops: nodes of {name}", table))
     text = failure_text(
         name,
         report,
-        verdict,
+        decision.verdict,
         attempt.budget,
         accept=accept_command(attempt.item),
         file=attempt.place.shown,
@@ -109,16 +99,18 @@ def fail(attempt: Attempt, name: str, report: Report, verdict: Verdict) -> NoRet
     pytest.fail(text, pytrace=False)
 
 
-def note_changes(attempt: Attempt, name: str, verdict: Verdict) -> None:
+def note_changes(attempt: Attempt, name: str, decision: Decision) -> None:
     """Keep for the summary what differs from the baseline without breaking the budget."""
-    if not (verdict.totals or verdict.modules or verdict.functions):
-        return
-    totals = ", ".join(changed(str(change.what), change.was, change.now) for change in verdict.totals)
-    if any(change.now < change.was for change in verdict.totals):
-        kind = "improved"
-    else:
-        kind = "tolerated" if totals else "moved"
-    attempt.note(kind, f"{name}: {totals or 'the same FLOPs in other places'}")
+    if decision.drift is not None:
+        totals = [
+            finding.metric.change(finding.was, finding.now)
+            for finding in decision.verdict.totals
+            if finding.changed and isinstance(finding.was, int) and isinstance(finding.now, int)
+        ]
+        attempt.note(decision.drift, f"{name}: {', '.join(totals) or 'the same FLOPs in other places'}")
+    if decision.accepted is None:
+        for finding in decision.verdict.changes.uncompared:
+            attempt.note("uncompared", f"{name}: {not_accepted_yet(finding)}")
 
 
 def note_caveats(attempt: Attempt, name: str, report: Report) -> None:
@@ -135,19 +127,19 @@ def note_measured(attempt: Attempt, name: str, verdict: MeasuredVerdict) -> None
         if finding.accepted(attempt.options.update):
             continue
         if finding.uncompared:
-            attempt.note("uncompared", f"{name}: {uncompared(finding, verdict)}")
-        if finding.comparison == "shrank":
-            change = measured_change(finding.metric, verdict.was, verdict.now)
+            attempt.note("uncompared", f"{name}: {uncompared(finding, verdict.machine)}")
+        if finding.shrank:
+            change = measured_change(finding.metric, finding.was, finding.now)
             attempt.note("improved", f"{name}: {change} on {verdict.machine}")
 
 
 def record_measured(item: pytest.Item, name: str, measured: Measured) -> None:
     """Hand what was measured to reports such as JUnit XML."""
-    if measured.latency is not None:
-        latency = measured.latency
-        record(item, name, {"latency_ms": latency.median_ms, "latency_ratio": latency.ratio})
-    if measured.cuda_memory is not None:
-        record(item, name, {"cuda_memory": measured.cuda_memory})
+    for metric, value in measured.items():
+        if isinstance(value, Latency):
+            record(item, name, {f"{metric}_ms": value.median_ms, f"{metric}_ratio": value.ratio})
+        else:
+            record(item, name, {metric: value})
 
 
 def record(item: pytest.Item, name: str, values: Mapping[str, float]) -> None:

@@ -4,86 +4,105 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from pytest_flops.budgets.budget import Budget
-from pytest_flops.budgets.measured_verdict import MeasuredVerdict, judge
+from pytest_flops.budgets.verdict import MeasuredVerdict, judge_measured
 from pytest_flops.errors import MeasurementError
-from pytest_flops.results.measured import Latency, Measured
+from pytest_flops.results.measured import Latency, Measured, Quantity
 
-Step = Callable[[str], AbstractContextManager[None]]
-"""Shows that something is being measured, as long as it takes."""
+if TYPE_CHECKING:
+    from pytest_flops.counting.trace import Traced
+    from pytest_flops.measuring.ready import Ready
 
-
-class Call(NamedTuple):
-    """A model and the inputs that it is called with, as `trace` and what measures take them."""
-
-    model: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+Announce = Callable[[str], AbstractContextManager[None]]
+"""Shows what is being measured, as long as it takes."""
 
 
-class Run(NamedTuple):
-    """What a run of pytest says: the mode of `--flops-update`, the longest that a measurement may take in
-    seconds, and the way to show a step."""
+class Conditions(NamedTuple):
+    """Under what a model is measured."""
 
-    update: str | None
-    time_limit: float
-    step: Step
+    was: Measured
+    """The baseline of this machine."""
+    update: str | None = None
+    """The mode of `--flops-update`."""
+    time_limit: float = 60.0
+    """The longest that one measurement of a latency may take, in seconds."""
+    announce: Announce = lambda text: nullcontext()
+    """The way to show what is being measured."""
 
 
-def measure(call: Call, budget: Budget, baselines: Mapping[str, Measured], run: Run) -> MeasuredVerdict:
-    """Measure a model and return the verdict; `baselines` are those by machine.
+class Taken(NamedTuple):
+    """A value of a metric, and how often it was measured."""
+
+    value: Quantity
+    tries: int = 1
+
+
+def measure(
+    found: Traced,
+    budget: Budget,
+    baselines: Mapping[str, Measured],
+    *,
+    update: str | None = None,
+    time_limit: float = 60.0,
+    announce: Announce = lambda text: nullcontext(),
+) -> MeasuredVerdict:
+    """Measure a model that was counted, and return the verdict; `baselines` are those by machine.
 
     Raises `MeasurementError` for what cannot be measured.
     """
     from pytest_flops.measuring.machine import fingerprint
+    from pytest_flops.measuring.ready import Ready, device_of
 
-    machine = fingerprint(*call, threads=budget.latency_threads)
-    was = baselines.get(machine, Measured())
-    latency, tries, memory = None, 0, None
-    if "latency" in budget.measured:
-        latency, tries = _latency(call, budget, was, run)
-    if "cuda_memory" in budget.measured:
-        memory = _cuda_memory(call, budget, run)
-    now = Measured(latency, memory)
-    return MeasuredVerdict(machine, now, was, judge(now, was, budget), tries)
+    ready = Ready(found, device_of(found.prepared), budget.train)
+    machine = fingerprint(found.prepared, threads=budget.latency_threads)
+    conditions = Conditions(baselines.get(machine, {}), update, time_limit, announce)
+    taken = {metric.name: _METHODS[metric.name](ready, budget, conditions) for metric in budget.measured}
+    now = {name: found.value for name, found in taken.items()}
+    tries = max(found.tries for found in taken.values())
+    return MeasuredVerdict(machine, judge_measured(now, conditions.was, budget), conditions.was, tries)
 
 
-def _latency(call: Call, budget: Budget, was: Measured, run: Run) -> tuple[Latency, int]:
+def _latency(ready: Ready, budget: Budget, conditions: Conditions) -> Taken:
     """Return a latency, and how often it was measured.
 
     One measurement is enough for a budget that holds. Where it would break the budget or become a baseline,
     chance may have been at work: then it is the middle one of three.
     """
-    tried = [_measured_latency(call, budget, run, "latency")]
-    (finding,) = judge(Measured(tried[0]), was, budget)
-    if finding.over_ceiling or finding.grew or finding.accepted(run.update):
-        tried += [_measured_latency(call, budget, run, f"latency again ({number})") for number in (2, 3)]
-    by_what_is_limited = attrgetter("ratio" if budget.gates("latency") else "median_ms")
-    return sorted(tried, key=by_what_is_limited)[len(tried) // 2], len(tried)
+    tried = [_one_latency(ready, budget, conditions, "latency")]
+    (finding,) = judge_measured({"latency": tried[0]}, conditions.was, budget)
+    if finding.over_limit or finding.grew or finding.accepted(conditions.update):
+        tried += [_one_latency(ready, budget, conditions, f"latency again ({number})") for number in (2, 3)]
+    by_what_is_limited = attrgetter("median_ms" if finding.rtol is None else "ratio")
+    return Taken(sorted(tried, key=by_what_is_limited)[len(tried) // 2], len(tried))
 
 
-def _measured_latency(call: Call, budget: Budget, run: Run, step: str) -> Latency:
-    from pytest_flops.measuring.latency import measure_latency
+def _one_latency(ready: Ready, budget: Budget, conditions: Conditions, what: str) -> Latency:
+    from pytest_flops.measuring.latency import latency_of
 
-    with run.step(step):
-        latency = measure_latency(
-            *call, threads=budget.latency_threads, time_limit=run.time_limit, train=budget.train
-        )
+    with conditions.announce(what):
+        latency = latency_of(ready, threads=budget.latency_threads, time_limit=conditions.time_limit)
     return _rounded(latency)
 
 
-def _cuda_memory(call: Call, budget: Budget, run: Run) -> int:
-    from pytest_flops.measuring.cuda_memory import measure_cuda_memory
+def _cuda_memory(ready: Ready, budget: Budget, conditions: Conditions) -> Taken:
+    from pytest_flops.measuring.cuda_memory import cuda_memory_of
 
-    with run.step("CUDA memory"):
-        return measure_cuda_memory(*call, train=budget.train)
+    with conditions.announce("CUDA memory"):
+        return Taken(cuda_memory_of(ready))
+
+
+_METHODS: Mapping[str, Callable[[Ready, Budget, Conditions], Taken]] = {
+    "latency": _latency,
+    "cuda_memory": _cuda_memory,
+}
+"""How each metric is measured."""
 
 
 def _rounded(latency: Latency) -> Latency:

@@ -1,4 +1,4 @@
-"""The options of the command line, each with its twin for the ini file."""
+"""The marker, and the options of the command line, each of which can stand in the ini file too."""
 
 from __future__ import annotations
 
@@ -7,12 +7,27 @@ from typing import Any
 
 import pytest
 
+from pytest_flops.budgets.budget import KEYWORDS
 from pytest_flops.errors import FlopsError
+from pytest_flops.metrics import MEASURED
 from pytest_flops.plugin.ledger import Options
 from pytest_flops.units import parse_rtol, parse_seconds
 
 _UPDATES = ("new", "changed", "all")
 _NO_CUDA = ("error", "skip")
+
+
+def marker_line() -> str:
+    """Return what pytest shows of the marker: its keywords with their defaults, and what it is for."""
+    keywords = ", ".join(f"{name}={keyword.default}" for name, keyword in KEYWORDS.items())
+    measured = " and ".join(metric.title for metric in MEASURED)
+    return (
+        f"flops_budget({keywords}): what the models that a test hands to the `flops` fixture may cost. "
+        'Ceilings are counts such as 8_300_000_000 or "8.3G", sizes such as "400MiB", times such as "30ms"; '
+        'modules={"layer*.0": "900M"} caps the FLOPs of modules by glob; an rtol is the growth over the '
+        f"baseline that passes. {measured[0].upper()}{measured[1:]} are measured where they have a ceiling "
+        "or an rtol."
+    )
 
 
 class _Update(argparse.Action):

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pytest_flops.plugin.measure import Step
+from pytest_flops.plugin.measure import Announce
 
 
 @contextmanager
-def shown(item: pytest.Item, model: str) -> Iterator[Step]:
+def shown(item: pytest.Item, model: str) -> Iterator[Announce]:
     """Give the means to show the steps of measuring a model, in one line of pytest's own terminal.
 
     The line stands between pytest's, which goes on below it with the path of the test file. Nothing is shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_flops.plugin.ledger import Ledger, Options
+from pytest_flops.units import plural
 
 _ROWS = 20
 
@@ -32,7 +33,7 @@ def summary_lines(ledger: Ledger, options: Options, verbosity: int) -> Iterator[
 
 def _verdict(ledger: Ledger) -> str:
     tests = len(ledger.outcomes)
-    counted = f"flops: {_plural(ledger.models, 'model')} in {_plural(tests, 'test')}"
+    counted = f"flops: {plural(ledger.models, 'model')} in {plural(tests, 'test')}"
     return f"{counted}, {ledger.failed} failed" if ledger.failed else f"{counted} within budget"
 
 
@@ -53,7 +54,3 @@ def _obsolete_title(options: Options) -> str:
         if options.prune
         else "obsolete baselines: delete them with --flops-prune"
     )
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

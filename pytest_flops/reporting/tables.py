@@ -1,119 +1,123 @@
-"""Tables for people: of nodes, of what changed, and of where the memory peaks."""
+"""What changed and where memory peaks, as rows of values: text is made of them last."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from pytest_flops.budgets.baseline import Function
-from pytest_flops.budgets.verdict import Change, Verdict
-from pytest_flops.reporting.wording import calls, costs, delta, figure, place_name, plural
-from pytest_flops.results.columns import aligned
-from pytest_flops.results.report import Node, Report, base_name
+from pytest_flops.budgets.verdict import Change, Changes, Verdict
+from pytest_flops.metrics import METRICS
+from pytest_flops.results.columns import Column, Table, count
+from pytest_flops.results.report import Node, Report, base_name, node_rows, place_name, total_lines
+from pytest_flops.units import delta, plural
 
 _CHANGED_ROWS = 10
 _DIGEST_ROWS = 24
-_NODE_COLUMNS: tuple[str, ...] = ("node_name", "node_op", "op_target", "nn_module_stack[-1]", "flops", "macs")
 
 
-def node_table(report: Report, *, peaks: bool = False) -> str:
-    """Return all nodes of a report and its totals; with `peaks` also the memory at each node."""
-    return "\n".join([_node_rows(report.nodes, peaks), "", *_totals(report)])
+class Delta(NamedTuple):
+    """A change of FLOPs, and the part of it that is a module's own."""
+
+    was: int
+    now: int
+    own: int
+
+    def __str__(self) -> str:
+        text = delta(self.was, self.now)
+        return text if self.own == self.now - self.was else f"{text}, {self.own:+,} its own"
 
 
-def node_digest(report: Report, verdict: Verdict) -> str:
-    """Return the nodes where something changed and the largest ones, in the order in which they ran."""
-    peaks = verdict.broken_peak_memory is not None
-    if len(report.nodes) <= _DIGEST_ROWS:
-        return node_table(report, peaks=peaks)
-    modules = {change.what for change in verdict.places}
-    functions = {change.what for change in verdict.functions}
+def text_of(table: Table, style: str = "simple") -> str:
+    """Return a table as text, with a line on the rows that it leaves out."""
+    text = table.text(style)
+    return f"{text}\n... and {plural(table.hidden, table.noun)}; -vv shows all." if table.hidden else text
 
-    def rank(node: Node) -> tuple[bool, int]:
+
+# Nodes ------------------------------------------------------------------------------------------------------
+
+
+def node_digest(report: Report, verdict: Verdict, *, full: bool = False) -> str:
+    """Return the nodes where something changed and the largest ones, as they ran, and the totals.
+
+    A broken peak adds the column for it. With `full` no node is left out.
+    """
+    table = digest_rows(report, verdict, most=len(report.nodes) if full else _DIGEST_ROWS)
+    gap = [] if table.hidden else [""]
+    return "\n".join([text_of(table, "rst"), *gap, *total_lines(report)])
+
+
+def digest_rows(report: Report, verdict: Verdict, most: int) -> Table:
+    """Return rows for at most so many nodes: those where something changed before the others, by cost."""
+    peaks = verdict.peak_bound is not None
+    modules = {change.what for change in verdict.changes.places}
+    functions = {change.what for change in verdict.changes.functions}
+
+    def rank(index: int) -> tuple[bool, int]:
+        node = report.nodes[index]
         if peaks and node.peak_memory == report.peak_memory:
             return True, report.flops
         if node.op == "call_module":
             return node.module in modules, node.flops
         return Function(node.module, base_name(node.name)) in functions, node.flops
 
-    ranked = sorted(range(len(report.nodes)), key=lambda index: rank(report.nodes[index]), reverse=True)
-    shown = [report.nodes[index] for index in sorted(ranked[:_DIGEST_ROWS])]
-    hidden = f"... and {plural(len(report.nodes) - len(shown), 'smaller node')}; -vv shows all."
-    return "\n".join([_node_rows(shown, peaks), hidden, *_totals(report)])
+    ranked = sorted(range(len(report.nodes)), key=rank, reverse=True)
+    table = node_rows(report.nodes, peaks=peaks)
+    return table.keep(sorted(ranked[:most]))
 
 
-def _node_rows(nodes: Sequence[Node], peaks: bool) -> str:
-    columns, align = _NODE_COLUMNS, "llllrr"
-    rows: list[tuple[str, ...]] = [
-        (node.name, node.op, node.target, node.module_type, f"{node.flops:,}", f"{node.macs:,}")
-        for node in nodes
-    ]
-    if any(node.backward_flops for node in nodes):
-        columns, align = (*columns, "of it backward"), align + "r"
-        rows = [(*row, f"{node.backward_flops:,}") for row, node in zip(rows, nodes, strict=True)]
-    if peaks:
-        columns, align = (*columns, "peak_memory"), align + "r"
-        rows = [(*row, f"{node.peak_memory:,}") for row, node in zip(rows, nodes, strict=True)]
-    return aligned(rows, columns, align, "rst")
+# Changes ----------------------------------------------------------------------------------------------------
 
 
-def _totals(report: Report) -> Iterator[str]:
-    yield f"{report.model} ({report.mode}): {costs(report)}"
-    if report.backward_flops:
-        yield f"Of it backward: {report.backward_flops:,} FLOPs, {report.backward_macs:,} MACs"
-    if report.executed == "real":
-        yield f"Ran on real tensors: {report.reason}"
-    if report.unsupported:
-        yield f"Too low: no formula for {calls(report.unsupported.items())}"
+def module_changes(changes: Changes, report: Report) -> Table:
+    """Return the modules whose own work changed, most first.
 
-
-def change_tables(report: Report, verdict: Verdict, *, full: bool = False) -> Iterator[str]:
-    """Yield a table of the modules whose own work changed, then one of the functions; most first.
-
-    Modules around them are left out: they only inherit the change. With `full` no row is dropped.
+    Modules around them are left out: they only inherit the change.
     """
-    modules = [change for change in verdict.places if change.was != change.now]
-    functions = sorted(verdict.functions, key=lambda change: (-abs(change.own), change.what))
-    if modules:
-        rows = [_module_row(report, change) for change in modules]
-        yield _cut(rows, ("module", "type", "baseline", "now", "change"), "llrrl", full, "module")
-    if functions:
-        rows = [_function_row(report, change) for change in functions]
-        yield _cut(rows, ("function", "in", "nodes", "baseline", "now", "change"), "lllrrl", full, "function")
+    columns = (Column("module", place_name), Column("type"), *_NUMBERS)
+    rows = [
+        (change.what, report.module_types.get(str(change.what), "-"), *_numbers(change))
+        for change in changes.places
+        if change.was != change.now
+    ]
+    return Table(columns, tuple(rows), noun="more module")
 
 
-def _cut(rows: Sequence[Sequence[str]], headers: Sequence[str], align: str, full: bool, noun: str) -> str:
-    shown = rows if full else rows[:_CHANGED_ROWS]
-    text = aligned(shown, headers, align)
-    hidden = len(rows) - len(shown)
-    return f"{text}\n... and {plural(hidden, f'more {noun}')}; -vv shows all." if hidden else text
+def function_changes(changes: Changes, report: Report) -> Table:
+    """Return the functions whose work changed, most first, and the nodes where they are called."""
+    columns = (Column("function"), Column("in", place_name), Column("nodes", _names), *_NUMBERS)
+    functions = sorted(changes.functions, key=lambda change: (-abs(change.own), change.what))
+    rows = [
+        (change.what.name, change.what.module, _calls_of(change.what, report.nodes), *_numbers(change))
+        for change in functions
+        if isinstance(change.what, Function)
+    ]
+    return Table(columns, tuple(rows), noun="more function")
 
 
-def _module_row(report: Report, change: Change) -> tuple[str, ...]:
-    path = str(change.what)
-    kind = report.module_types.get(path, "-")
-    text = delta(change.was, change.now)
-    if change.own != change.now - change.was:
-        text = f"{text}, {change.own:+,} its own"
-    return place_name(path), kind, f"{change.was:,}", f"{change.now:,}", text
+_NUMBERS = (Column("baseline", count, right=True), Column("now", count, right=True), Column("change"))
 
 
-def _function_row(report: Report, change: Change) -> tuple[str, ...]:
-    assert isinstance(change.what, Function)
-    module, name = change.what
-    numbers = f"{change.was:,}", f"{change.now:,}", delta(change.was, change.now)
-    return name, place_name(module), _node_names(report, change.what), *numbers
+def _numbers(change: Change) -> tuple[int, int, Delta]:
+    return change.was, change.now, Delta(change.was, change.now, change.own)
 
 
-def _node_names(report: Report, function: Function) -> str:
-    names = [
+def _calls_of(function: Function, nodes: Iterable[Node]) -> list[str]:
+    return [
         node.name
-        for node in report.nodes
+        for node in nodes
         if node.module == function.module and base_name(node.name) == function.name and node.flops
     ]
+
+
+def _names(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} ... {names[-1]} ({len(names)})"
 
 
-def peak_table(report: Report, above: int, *, full: bool = False) -> str:
+# Peak memory ------------------------------------------------------------------------------------------------
+
+
+def peak_rows(report: Report, above: int) -> Table:
     """Return the modules while whose own steps more than so many bytes were alive, and the highest such step.
 
     What modules inside them reach is theirs alone, so a container does not repeat it.
@@ -122,13 +126,26 @@ def peak_table(report: Report, above: int, *, full: bool = False) -> str:
     for node in report.nodes:
         if node.peak_memory > (highest[node.module].peak_memory if node.module in highest else above):
             highest[node.module] = node
+    peak = METRICS["peak_memory"]
+    columns = (
+        Column("module", place_name),
+        Column("type"),
+        Column("peak at"),
+        Column("bytes alive", peak.figure),
+    )
     rows = [
-        (
-            place_name(node.module),
-            report.module_types.get(node.module, "-"),
-            node.name,
-            figure("peak_memory", node.peak_memory),
-        )
+        (node.module, report.module_types.get(node.module, "-"), node.name, node.peak_memory)
         for node in sorted(highest.values(), key=lambda node: -node.peak_memory)
     ]
-    return _cut(rows, ("module", "type", "peak at", "bytes alive"), "llll", full, "module")
+    return Table(columns, tuple(rows), noun="more module")
+
+
+def change_tables(report: Report, verdict: Verdict, *, full: bool = False) -> list[str]:
+    """Return what changed as text: modules, functions, and where memory is above what the budget allows.
+
+    With `full` no row is dropped.
+    """
+    tables = [module_changes(verdict.changes, report), function_changes(verdict.changes, report)]
+    if verdict.peak_bound is not None:
+        tables.append(peak_rows(report, verdict.peak_bound))
+    return [text_of(table if full else table.cut(_CHANGED_ROWS)) for table in tables if table.rows]

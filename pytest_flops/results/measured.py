@@ -1,11 +1,12 @@
-"""What only running shows, as data: how long a model takes and how much CUDA memory, and on which machine.
+"""What only running shows, as data: how long a model or a step of it takes, and how much memory.
 
-No torch here: the numbers are stored, compared and printed without it. `latency` and `cuda_memory` take them.
+No torch here: the numbers are stored, compared and printed without it. The wing `measuring` takes them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_flops.results.columns import MeasuredRow, measurement_table
@@ -14,48 +15,46 @@ from pytest_flops.results.report import Node
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """How long one forward pass takes, by itself and against a fixed reference workload run in turn with it.
-
-    `ratio` is the median over the pairs of (a run of the model / the runs of the reference around it): what
-    budgets compare. `median_ms` is the median time of one forward pass, without the time that it waited for a
-    core (see `latency`), `spread` the interquartile range of the ratios as a fraction of their median,
-    `samples` the number of pairs. `reference` is the version of the workload: ratios to different ones do not
-    compare.
-    """
+    """How long one forward pass takes, by itself and as a ratio to a fixed workload run in turn with it."""
 
     ratio: float
+    """The median over the pairs of (a run of the model / the runs of the reference around it), which budgets
+    compare."""
     median_ms: float
+    """The median time of one forward pass, without the time that it waited for a core (see `clocks`)."""
     spread: float
+    """The interquartile range of the ratios as a fraction of their median."""
     samples: int
+    """The number of pairs."""
     reference: int
+    """The version of the reference workload: ratios to different ones do not compare."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What was measured of one model on one machine; None where it was not asked for.
+Quantity = int | Latency
+"""A value of a metric: a count, a number of bytes, or a latency."""
 
-    `cuda_memory` is the peak allocated during the forward pass over what was allocated before, in bytes.
-    """
-
-    latency: Latency | None = None
-    cuda_memory: int | None = None
+Measured = Mapping[str, Quantity]
+"""What was measured of one model on one machine, by metric."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """What one step took: a node of the trace with its time and the memory allocated around it.
 
-    `time_ms` is wall time on the CPU and device time on CUDA. The memory is what was allocated before and
-    after the step, and the peak in between: on CUDA all of the device's, on the CPU what the run allocated
-    itself, and None if a profiler runs already. All four are None for inputs, outputs and ops that no Python
-    function called: nothing was measured there.
+    All is None for inputs, outputs and ops that no Python function called: nothing was measured there.
     """
 
     node: Node
+    """The node, as `trace` found it."""
     time_ms: float | None
+    """Wall time on the CPU, device time on CUDA."""
     memory_before_bytes: int | None
+    """Bytes allocated before the step: on CUDA all of the device's, on the CPU what the run allocated itself,
+    and None if a profiler runs already."""
     memory_after_bytes: int | None
+    """Bytes allocated after the step."""
     memory_peak_bytes: int | None
+    """The most bytes allocated in between."""
 
     @property
     def memory_delta_bytes(self) -> int | None:
@@ -66,7 +65,7 @@ class Measurement:
 
     @property
     def row(self) -> MeasuredRow:
-        """The values under `table.MEASURED_COLUMNS`."""
+        """The values under `columns.MEASURED_COLUMNS`."""
         node, before, after = self.node, self.memory_before_bytes, self.memory_after_bytes
         return (
             *(node.name, node.op, node.target, node.module_type, node.flops),

@@ -6,100 +6,134 @@ No torch here: a report outlives the model, is compared, stored and printed with
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
+
+from pytest_flops.metrics import COUNTED, METRICS, Cost, Metric
+from pytest_flops.results.columns import NODE_COLUMNS, Column, Table, count
+from pytest_flops.units import plural
 
 Op = Literal["placeholder", "call_module", "call_function", "call_method", "output"]
 Executed = Literal["meta", "real"]
 
+_NONE = Cost()
+_SUMMARY_ROWS = 20
+
+
+class _Costed:
+    """Something with a cost, whose parts are attributes of its own as well."""
+
+    __slots__ = ()
+    cost: Cost
+
+    @property
+    def flops(self) -> int:
+        """Real additions, multiplications, comparisons and elementary functions."""
+        return self.cost.flops
+
+    @property
+    def macs(self) -> int:
+        """The multiply-accumulates of contractions among them."""
+        return self.cost.macs
+
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """One step of the forward pass, as `torch.fx` would name it.
-
-    `module` is the path of the module whose code ran the step ("" for the model itself); for a
-    `call_module` node it is the leaf module's own path. `module_type` is that module's class name. `flops`
-    and `macs` include the backward pass where it was counted; `backward_flops` and `backward_macs` are its
-    part. `peak_memory` is the most that was alive while the step ran (or its backward pass), in bytes: see
-    `Report.peak_memory`.
-    """
+class Node(_Costed):
+    """One step of the forward pass, as `torch.fx` would name it."""
 
     name: str
+    """The name that fx gives it: "layer1_0_conv1", "add_1"."""
     op: Op
+    """What kind of step it is, in fx's words."""
     target: str
+    """The module's path, the function or the method that it calls."""
     module: str
+    """The path of the module whose code ran the step, "" for the model itself; of a leaf module its own."""
     module_type: str
-    flops: int
-    macs: int
-    backward_flops: int = 0
-    backward_macs: int = 0
+    """That module's class name."""
+    cost: Cost
+    """What it costs, its backward pass included where that was counted."""
+    backward_cost: Cost = _NONE
+    """The part of `cost` that is the backward pass."""
     peak_memory: int = 0
+    """The most bytes alive while the step ran, or its backward pass: see `Report.peak_memory`."""
+
+    @property
+    def backward_flops(self) -> int:
+        """The part of `flops` that is the backward pass."""
+        return self.backward_cost.flops
+
+    @property
+    def backward_macs(self) -> int:
+        """The part of `macs` that is the backward pass."""
+        return self.backward_cost.macs
 
 
 @dataclass(frozen=True, slots=True)
-class ModuleTotal:
-    """Inclusive cost of one module: its own steps and those of all modules inside it.
-
-    `peak_memory` is the most that was alive in the whole model while this module ran, in bytes.
-    """
+class ModuleTotal(_Costed):
+    """Inclusive cost of one module: its own steps and those of all modules inside it."""
 
     type: str
-    flops: int
-    macs: int
+    """The module's class name."""
+    cost: Cost
+    """What its steps cost together."""
     peak_memory: int = 0
+    """The most bytes alive in the whole model while this module ran."""
 
 
-@dataclass(frozen=True)
-class Report:
-    """The cost of one forward pass, or of one forward and backward pass.
-
-    `params` counts the elements of all parameters, shared ones once. `inputs` describes each input by the
-    name that `forward` gives it: "x: float32[1, 3, 224, 224]", "use_cache: False". `executed` says whether
-    the shape-only run sufficed ("meta") or real tensors were needed ("real", with the `reason`).
-    `unsupported` maps each ATen op without an answer to its number of calls: where it is not empty, `flops`
-    is too low.
-    `module_types` maps every module path of the model, in order of registration, to its class name.
-    `formulas` and `torch` are the versions that counted. `parameter_memory` is the size of all parameters and
-    buffers in bytes, shared ones once.
-    """
+@dataclass(frozen=True, repr=False)
+class Report(_Costed):
+    """The cost of one forward pass, or of one forward and backward pass."""
 
     model: str
+    """The class of the model, or the name of the function."""
     mode: str
+    """How it ran: "eval", "train", "train with backward"."""
     inputs: tuple[str, ...]
+    """Each input by the name that `forward` gives it: "x: float32[1, 3, 224, 224]", "use_cache: False"."""
     executed: Executed
+    """"meta" where the run on shapes sufficed, "real" where real tensors were needed."""
     reason: str
+    """Why real tensors were needed, and where; "" where they were not."""
     params: int
+    """The number of elements of all parameters, shared ones once."""
     nodes: tuple[Node, ...]
+    """The steps in the order in which they ran."""
     module_types: Mapping[str, str]
+    """The class name of every module by its path, in order of registration; "" is the model."""
     unsupported: Mapping[str, int]
+    """The number of calls of each operator without an answer: where it is not empty, `flops` is too low."""
     formulas: int
+    """The version of the formulas that counted."""
     torch: str
+    """The version of torch that ran."""
     parameter_memory: int = 0
+    """The size of all parameters and buffers in bytes, shared ones once."""
 
     @cached_property
-    def flops(self) -> int:
-        """Total FLOPs: the sum over the nodes."""
-        return sum(node.flops for node in self.nodes)
+    def cost(self) -> Cost:  # type: ignore[override]  # derived here, a field elsewhere
+        """The sum of the nodes' costs."""
+        return Cost.total([node.cost for node in self.nodes])
 
-    @cached_property
-    def macs(self) -> int:
-        """Total multiply-accumulates of contractions: the sum over the nodes."""
-        return sum(node.macs for node in self.nodes)
+    @property
+    def backward_cost(self) -> Cost:
+        """The part of `cost` that is the backward pass; 0 where it was not counted."""
+        return Cost.total([node.backward_cost for node in self.nodes])
 
     @property
     def backward_flops(self) -> int:
         """The part of `flops` that is the backward pass; 0 where it was not counted."""
-        return sum(node.backward_flops for node in self.nodes)
+        return self.backward_cost.flops
 
     @property
     def backward_macs(self) -> int:
         """The part of `macs` that is the backward pass; 0 where it was not counted."""
-        return sum(node.backward_macs for node in self.nodes)
+        return self.backward_cost.macs
 
     @cached_property
     def peak_memory(self) -> int:
-        """Most bytes of tensors alive at once, over what was there before the model ran.
+        """The most bytes of tensors alive at once, over what was there before the model ran.
 
         These are the tensors that the run makes: activations, and in training what is saved for the backward
         pass, and the gradients. Inputs, parameters and buffers are there before.
@@ -108,8 +142,17 @@ class Report:
 
     @property
     def peak_memory_with_parameters(self) -> int:
-        """Most bytes of tensors alive at once, the parameters and buffers included."""
+        """The most bytes of tensors alive at once, the parameters and buffers included."""
         return self.peak_memory + self.parameter_memory
+
+    def total(self, metric: Metric) -> int:
+        """Return the total of one metric that a trace finds."""
+        return int(getattr(self, metric.name))
+
+    @cached_property
+    def totals(self) -> Mapping[str, int]:
+        """The total of every metric that a trace finds, by name."""
+        return {metric.name: self.total(metric) for metric in COUNTED}
 
     @cached_property
     def modules(self) -> Mapping[str, ModuleTotal]:
@@ -117,16 +160,15 @@ class Report:
 
         A module that runs twice counts twice; a module reachable by several paths counts under the first.
         """
-        flops = dict.fromkeys(self.module_types, 0)
-        macs, peaks = flops.copy(), flops.copy()
+        costs: dict[str, list[Cost]] = {path: [] for path in self.module_types}
+        peaks = dict.fromkeys(self.module_types, 0)
         for node in self.nodes:
             for path in enclosing(node.module):
-                if path in flops:  # "a" need not be a module where one is registered as "a.b"
-                    flops[path] += node.flops
-                    macs[path] += node.macs
+                if path in costs:  # "a" need not be a module where one is registered as "a.b"
+                    costs[path].append(node.cost)
                     peaks[path] = max(peaks[path], node.peak_memory)
         return {
-            path: ModuleTotal(kind, flops[path], macs[path], peaks[path])
+            path: ModuleTotal(kind, Cost.total(costs[path]), peaks[path])
             for path, kind in self.module_types.items()
         }
 
@@ -144,11 +186,126 @@ class Report:
                 found[key] = found.get(key, 0) + node.flops
         return found
 
-    def table(self) -> str:
-        """Return the node table as text, as `torch.fx` prints it, with FLOPs and MACs, and the totals."""
-        from pytest_flops.reporting.tables import node_table
+    def table(self, *, peaks: bool = False) -> str:
+        """Return the node table as text, as `torch.fx` prints it, with costs, and the totals.
 
-        return node_table(self)
+        With `peaks` it also shows the most bytes that were alive at each node.
+        """
+        return "\n".join([node_rows(self.nodes, peaks=peaks).text("rst"), "", *total_lines(self)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything in the report in plain values, ready for `json.dumps`."""
+        return {
+            "model": self.model,
+            "mode": self.mode,
+            "inputs": list(self.inputs),
+            "executed": self.executed,
+            "reason": self.reason,
+            "totals": dict(self.totals),
+            "backward": self.backward_cost._asdict(),
+            "parameter_memory": self.parameter_memory,
+            "peak_memory_with_parameters": self.peak_memory_with_parameters,
+            "modules": {path: _fields(module) for path, module in self.modules.items()},
+            "nodes": [_fields(node) for node in self.nodes],
+            "unsupported": dict(self.unsupported),
+            "formulas": self.formulas,
+            "torch": self.torch,
+        }
+
+    def __repr__(self) -> str:
+        return f"<Report of {headline(self)}>"
+
+    def __str__(self) -> str:
+        return "\n".join([module_rows(self).text(), "", *total_lines(self)])
+
+    def _repr_html_(self) -> str:
+        """Return the module tree for a notebook."""
+        from pytest_flops.results.module_tree import ModuleTree
+
+        modules = {path: (m.type, m.flops) for path, m in self.modules.items() if not path or any(m.cost)}
+        return ModuleTree(self.model, modules).html(total_lines(self))
+
+
+def _fields(found: Node | ModuleTotal) -> dict[str, Any]:
+    """Return the fields of a node or a module, its cost by metric."""
+    values = {field.name: getattr(found, field.name) for field in fields(found)}
+    found_costs: dict[str, Any] = values.pop("cost")._asdict()
+    if isinstance(found, Node):
+        backward = values.pop("backward_cost")._asdict()
+        found_costs |= {f"backward_{name}": value for name, value in backward.items()}
+    return values | found_costs
+
+
+# Words and rows ---------------------------------------------------------------------------------------------
+
+
+def headline(report: Report) -> str:
+    """Return in a line what was counted and what it costs: "Net (eval): 44 FLOPs, 20 MACs, ..."."""
+    return f"{report.model} ({report.mode}): {costs(report)}"
+
+
+def costs(report: Report) -> str:
+    """Return the totals of a report in one line."""
+    return ", ".join(metric.brief(report.total(metric)) for metric in COUNTED)
+
+
+def total_lines(report: Report) -> Iterator[str]:
+    """Yield the totals of a report, and what one has to know of them, line by line."""
+    yield headline(report)
+    if any(report.backward_cost):
+        parts = report.backward_cost._asdict().items()
+        yield f"Of it backward: {', '.join(METRICS[name].brief(value) for name, value in parts)}"
+    if report.executed == "real":
+        yield f"Ran on real tensors: {report.reason}"
+    if report.unsupported:
+        yield f"Too low: no formula for {calls(report.unsupported)}"
+
+
+def calls(unsupported: Mapping[str, int]) -> str:
+    """Return operators with their numbers of calls: "aten::odd (2 calls)"."""
+    return ", ".join(f"{op} ({plural(number, 'call')})" for op, number in unsupported.items())
+
+
+def node_rows(nodes: tuple[Node, ...], *, peaks: bool = False) -> Table:
+    """Return a row for each node, with the metrics that have a column; with `peaks` also its peak memory."""
+    shown = [metric.name for metric in COUNTED if metric.has_column]
+    shown += ["backward_flops"] if any(node.backward_flops for node in nodes) else []
+    shown += ["peak_memory"] if peaks else []
+    rows = [
+        (node.name, node.op, node.target, node.module_type, *(getattr(node, name) for name in shown))
+        for node in nodes
+    ]
+    titles = {"backward_flops": "of it backward"}
+    columns = [Column(titles.get(name, name), count, right=True) for name in shown]
+    return Table((*NODE_COLUMNS, *columns), tuple(rows), noun="smaller node")
+
+
+def module_rows(report: Report) -> Table:
+    """Return a row for each module that costs anything, as deep into the tree as a short table can show."""
+    busy = [path for path, module in report.modules.items() if any(module.cost)]
+    depths = [path.count(".") + 1 if path else 0 for path in busy]
+    deepest = max((d for d in depths if sum(depth <= d for depth in depths) <= _SUMMARY_ROWS), default=0)
+    shown = [metric.name for metric in COUNTED if metric.has_column]
+    rows = [
+        (place_name(path), module.type, *(getattr(module, name) for name in shown), _share(module, report))
+        for path, depth in zip(busy, depths, strict=True)
+        if depth <= deepest and (module := report.modules[path])
+    ]
+    columns = [Column(name, count, right=True) for name in shown]
+    table = Table((Column("module"), Column("type"), *columns, Column("share", right=True)), tuple(rows))
+    return table.cut(_SUMMARY_ROWS)
+
+
+def _share(module: ModuleTotal, report: Report) -> str:
+    return f"{module.flops / report.flops:.1%}" if report.flops else ""
+
+
+def place_name(path: str) -> str:
+    """Return a module path as shown to people."""
+    return path or "(model)"
+
+
+# Names ------------------------------------------------------------------------------------------------------
 
 
 def enclosing(path: str) -> Iterator[str]:

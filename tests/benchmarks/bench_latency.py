@@ -25,7 +25,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,10 @@ from torch import Tensor, nn
 
 from pytest_flops import Latency, trace
 from pytest_flops.budgets.budget import budget_from
+from pytest_flops.counting.trace import Mode, Prepared, traced
 from pytest_flops.measuring.machine import fingerprint
 from pytest_flops.measuring.reference import REFERENCE_VERSION
-from pytest_flops.plugin.measure import Call, Run, measure
-from pytest_flops.results.measured import Measured
+from pytest_flops.plugin.measure import measure
 
 LOADS = (0, 1, 2)
 _ORDER = tuple(f"layer{stage}.1.conv{place}" for place in (1, 2) for stage in (1, 2, 3, 4))
@@ -150,15 +150,17 @@ def true_ratio(slow: nn.Module, model: nn.Module, x: Tensor, rounds: int) -> flo
 
 def gate(model: nn.Module, x: Tensor, rtol: float, baseline: float | None, update: str | None) -> Any:
     """Measure and judge as a budget with `latency_rtol` does; return the verdict."""
-    machine = fingerprint(model, (x,))
-    was = {} if baseline is None else {machine: Measured(Latency(baseline, 1.0, 0.0, 1, REFERENCE_VERSION))}
-    run = Run(update, time_limit=60.0, step=lambda text: nullcontext())
-    return measure(Call(model, (x,), {}), budget_from([((), {"latency_rtol": rtol})]), was, run)
+    found = traced(Prepared.of(model, (x,)), Mode())
+    machine = fingerprint(found.prepared)
+    was = (
+        {} if baseline is None else {machine: {"latency": Latency(baseline, 1.0, 0.0, 1, REFERENCE_VERSION)}}
+    )
+    return measure(found, budget_from([((), {"latency_rtol": rtol})]), was, update=update)
 
 
 def baseline_ratio(model: nn.Module, x: Tensor, rtol: float) -> float:
     """Return the ratio that `--flops-update` would write."""
-    return float(gate(model, x, rtol, None, "all").now.latency.ratio)
+    return float(gate(model, x, rtol, None, "all").now["latency"].ratio)
 
 
 def check(model: nn.Module, x: Tensor, baseline: float, rtol: float) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def check(model: nn.Module, x: Tensor, baseline: float, rtol: float) -> dict[str
     (finding,) = verdict.findings
     return {
         "slower": finding.grew,
-        "ratio": verdict.now.latency.ratio,
+        "ratio": verdict.now["latency"].ratio,
         "tries": verdict.tries,
         "baseline": baseline,
         "seconds": time.perf_counter() - started,
@@ -178,7 +180,7 @@ def check(model: nn.Module, x: Tensor, baseline: float, rtol: float) -> dict[str
 def measure_all(options: argparse.Namespace, results: Results) -> None:
     torch.set_num_threads(1)
     models, x = {factor: slowed(factor) for factor in TWICE}, torch.randn(1, 3, 224, 224)
-    results.require_machine(fingerprint(models[1.0], x))
+    results.require_machine(fingerprint(Prepared.of(models[1.0], x)))
     for factor in options.slowdowns:
         results.true.setdefault(str(factor), true_ratio(models[factor], models[1.0], x, options.rounds))
     for count in LOADS:

@@ -6,9 +6,8 @@ import pytest
 
 from pytest_flops.budgets.baseline import Function, snapshot
 from pytest_flops.budgets.budget import budget_from
-from pytest_flops.budgets.verdict import Change, Excess, Mismatch, Unmatched, compare, tolerated
-from pytest_flops.results.report import Node
-from tests.fakes import make_report, with_costs, with_peaks
+from pytest_flops.budgets.verdict import Change, Excess, Finding, Mismatch, Unmatched, compare, tolerated
+from tests.fakes import make_report, node, with_costs, with_peaks
 
 
 def budget(**keywords):
@@ -16,7 +15,13 @@ def budget(**keywords):
 
 
 def verdict(report=None, was=None, **keywords):
-    return compare(report or make_report(), snapshot(was or make_report()), budget(**keywords))
+    now = report or make_report()
+    return compare(now, snapshot(now), snapshot(was or make_report()), budget(**keywords))
+
+
+def names(found):
+    """Return which metrics and modules are among findings and changes."""
+    return [item.metric.name if isinstance(item, Finding) else item.what for item in found]
 
 
 # Ceilings ---------------------------------------------------------------------------------------------------
@@ -31,18 +36,19 @@ def test_ceiling(metric, distance, ok, reason):
     now = {"flops": 106, "macs": 50, "params": 53, "peak_memory": 2048}[metric]
     found = verdict(make_report(params=53), make_report(params=53), **{metric: now + distance})
     assert found.ok is ok, reason
-    assert found.excesses == (() if ok else (Excess(metric, now + distance, now),))
+    over = [(finding.metric.name, finding.limit, finding.now) for finding in found.over_limit]
+    assert over == ([] if ok else [(metric, now + distance, now)])
 
 
 @pytest.mark.parametrize(
     ("globs", "excesses"),
     [
         ({"body.up": 40}, ()),
-        ({"body.up": 39}, (Excess("flops", 39, 40, "body.up", "body.up"),)),
-        ({"body.*": 59}, (Excess("flops", 59, 60, "body.*", "body.down"),)),
-        ({"body*": 105}, (Excess("flops", 105, 106, "body*", "body"),)),
-        ({"*": 105}, (Excess("flops", 105, 106, "*", ""), Excess("flops", 105, 106, "*", "body"))),
-        ({"": 105}, (Excess("flops", 105, 106, "", ""),)),
+        ({"body.up": 39}, (Excess("body.up", 39, "body.up", 40),)),
+        ({"body.*": 59}, (Excess("body.*", 59, "body.down", 60),)),
+        ({"body*": 105}, (Excess("body*", 105, "body", 106),)),
+        ({"*": 105}, (Excess("*", 105, "", 106), Excess("*", 105, "body", 106))),
+        ({"": 105}, (Excess("", 105, "", 106),)),
         ({"body.drop": 0}, ()),
     ],
 )
@@ -62,8 +68,8 @@ def test_glob_that_matches_nothing(glob, near):
 
 def test_ceiling_and_baseline_are_judged_apart():
     both = verdict(make_report(), with_costs(make_report(), {"add": 5}), flops=100)
-    assert both.excesses == (Excess("flops", 100, 106),)
-    assert [change.what for change in both.grown] == ["flops", "", "body"]
+    assert names(both.over_limit) == ["flops"]
+    assert names(both.changes.grown) == ["flops", "", "body"]
 
 
 def test_unsupported_operators_fail_unless_told_to_warn():
@@ -86,7 +92,7 @@ def test_tolerance_is_exact(was, rtol, largest):
 
 
 def one_module(flops: int):
-    nodes = (Node("fc", "call_module", "fc", "fc", "Linear", flops, 7),)
+    nodes = (node("fc", "call_module", "fc", "fc", "Linear", flops, 7),)
     return make_report(nodes=nodes, module_types={"": "Net", "fc": "Linear"})
 
 
@@ -105,14 +111,14 @@ def one_module(flops: int):
 )
 def test_growth(now, rtol, grew, shrank, reason):
     found = verdict(one_module(now), one_module(100), rtol=rtol)
-    assert (bool(found.grown), bool(found.shrunk)) == (grew, shrank), reason
+    assert (bool(found.changes.grown), bool(found.changes.shrunk)) == (grew, shrank), reason
     assert found.ok is not grew, reason
 
 
 @pytest.mark.parametrize("metric", ["macs", "params"])
 def test_other_totals_gate_too(metric):
     fewer = {"params": make_report(params=49), "macs": make_report(nodes=make_report().nodes[:2])}[metric]
-    assert metric in [change.what for change in verdict(make_report(), fewer).grown]
+    assert metric in names(verdict(make_report(), fewer).changes.grown)
 
 
 @pytest.mark.parametrize(
@@ -131,66 +137,71 @@ def test_peak_memory_is_compared_like_a_count(now, rtol, grew, shrank, reason):
     peaks = {"body_up": 1, "add": 1}
     now, was = (with_peaks(make_report(), peaks | {"body_down": peak}) for peak in (now, 2000))
     found = verdict(now, was, rtol=rtol)
-    assert [change.what for change in found.grown] == ["peak_memory"] * grew, reason
-    assert [change.what for change in found.shrunk] == ["peak_memory"] * shrank, reason
-    assert found.broken_peak_memory == (2000 if grew else None)
+    assert names(found.changes.grown) == ["peak_memory"] * grew, reason
+    assert names(found.changes.shrunk) == ["peak_memory"] * shrank, reason
+    assert found.peak_bound == (2000 if grew else None)
     assert found.ok is not grew
 
 
 def test_a_peak_over_its_ceiling_breaks_it_whatever_the_baseline():
-    assert verdict(peak_memory=2047).broken_peak_memory == 2047
-    assert verdict(flops=105, peak_memory=2048).broken_peak_memory is None
+    assert verdict(peak_memory=2047).peak_bound == 2047
+    assert verdict(flops=105, peak_memory=2048).peak_bound is None
 
 
 def test_missing_baseline_fails_unless_the_budget_wants_none():
-    assert compare(make_report(), None, budget()).missing
-    assert not compare(make_report(), None, budget()).ok
-    assert compare(make_report(), None, budget(baseline=False, flops=106)).ok
-    assert not compare(make_report(), None, budget(baseline=False, flops=105)).ok
+    def without(**keywords):
+        return compare(make_report(), snapshot(make_report()), None, budget(**keywords))
+
+    assert without().missing
+    assert not without().ok
+    assert without(baseline=False, flops=106).ok
+    assert not without(baseline=False, flops=105).ok
 
 
 def test_change_is_traced_to_the_modules_whose_own_work_changed():
     now = with_costs(make_report(), {"add": 9, "body_up": 47})
     found = verdict(now)
-    assert found.totals == (Change("flops", 106, 116, 10, grew=True),)
-    assert found.modules == (
+    assert [(total.metric.name, total.was, total.now) for total in found.totals if total.changed] == [
+        ("flops", 106, 116)
+    ]
+    assert found.changes.modules == (
         Change("", 106, 116, 0, grew=True),
         Change("body", 106, 116, 3, grew=True),
         Change("body.up", 40, 47, 7, grew=True),
     )
-    assert found.functions == (Change(Function("body", "add"), 6, 9, 3, grew=True),)
-    assert [change.what for change in found.places] == ["body.up", "body"]
+    assert found.changes.functions == (Change(Function("body", "add"), 6, 9, 3, grew=True),)
+    assert [change.what for change in found.changes.places] == ["body.up", "body"]
 
 
 def test_growth_of_one_module_fails_though_another_shrank():
     found = verdict(with_costs(make_report(), {"body_up": 47, "body_down": 53}))
-    assert found.totals == ()
-    assert [change.what for change in found.grown] == ["body.up"]
+    assert not any(total.changed for total in found.totals)
+    assert names(found.changes.grown) == ["body.up"]
     assert not found.ok
 
 
 def test_renamed_module_is_no_growth():
     nodes = tuple(
-        node
-        if node.name != "body_up"
-        else Node("body_rise", "call_module", "body.rise", "body.rise", "Linear", 40, 20)
-        for node in make_report().nodes
+        step
+        if step.name != "body_up"
+        else node("body_rise", "call_module", "body.rise", "body.rise", "Linear", 40, 20)
+        for step in make_report().nodes
     )
     types = {"": "Net", "body": "Body", "body.rise": "Linear", "body.down": "Linear"}
     found = verdict(make_report(nodes=nodes, module_types=types))
     assert found.ok
-    assert [(change.what, change.was, change.now) for change in found.modules] == [
+    assert [(change.what, change.was, change.now) for change in found.changes.modules] == [
         ("body.rise", 0, 40),
         ("body.up", 40, 0),
     ]
 
 
 def test_new_module_fails_through_the_modules_around_it():
-    extra = Node("head", "call_module", "head", "head", "Linear", 5, 2)
+    extra = node("head", "call_module", "head", "head", "Linear", 5, 2)
     types = {**make_report().module_types, "head": "Linear"}
     found = verdict(make_report(nodes=(*make_report().nodes, extra), module_types=types))
-    assert [change.what for change in found.grown] == ["flops", "macs", ""]
-    assert [change.what for change in found.places] == ["head"]
+    assert names(found.changes.grown) == ["flops", "macs", ""]
+    assert [change.what for change in found.changes.places] == ["head"]
 
 
 @pytest.mark.parametrize(
@@ -203,12 +214,12 @@ def test_new_module_fails_through_the_modules_around_it():
 )  # fmt: skip
 def test_other_inputs_or_mode_are_not_compared(changes, mismatch):
     found = verdict(with_costs(make_report(**changes), {"add": 99}))
-    assert found.mismatches == (mismatch,)
+    assert found.changes.mismatches == (mismatch,)
     assert not found.ok
-    assert found.grown == ()
+    assert found.changes.grown == ()
 
 
 def test_versions_are_named_and_decide_nothing():
     found = verdict(make_report(formulas=3, torch="2.16.0"))
-    assert found.versions == (Mismatch("formulas", "1", "3"), Mismatch("torch", "2.15.0", "2.16.0"))
+    assert found.changes.versions == (Mismatch("formulas", "1", "3"), Mismatch("torch", "2.15.0", "2.16.0"))
     assert found.ok

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_flops import trace
-from pytest_flops.counting import shape_rules as foresight
+from pytest_flops.counting import shape_rules
 from pytest_flops.counting.calls import Call
 from pytest_flops.counting.op_results import New, Same
-from pytest_flops.counting.shape_rules import foresee
+from pytest_flops.counting.shape_rules import result_by_rule
 from tests.formulas.test_op_db import UNAVAILABLE, samples
 
 with warnings.catch_warnings():
@@ -25,19 +25,19 @@ with warnings.catch_warnings():
 
 
 class Compare(TorchDispatchMode):
-    """Hold what is foreseen of each op against what it returns."""
+    """Hold what the rules say of each op against what it returns."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.foreseen: Counter[str] = Counter()
+        self.told: Counter[str] = Counter()
         self.wrong: list[tuple[Any, ...]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         call = Call.of(func, args, kwargs or {})
-        told, tensors = foresee(call), call.tensors
+        told, tensors = result_by_rule(call), call.tensors
         result = func(*args, **(kwargs or {}))
         if told is not None:
-            self.foreseen[func._schema.name] += 1
+            self.told[func._schema.name] += 1
             if not is_right(told, result, tensors):
                 self.wrong.append((func, told, *((t.shape, t.stride(), t.dtype) for t in [result, *tensors])))
         return result
@@ -73,12 +73,12 @@ FEWEST = {torch.float32: 150, torch.int64: 60, torch.bool: 20, torch.complex64: 
     ],
     ids=str,
 )
-def test_what_is_foreseen_is_what_the_cpu_returns(dtype, limit):
+def test_what_a_rule_tells_is_what_the_cpu_returns(dtype, limit):
     found = compare(dtype, limit)
     assert not found.wrong
-    assert len(found.foreseen) >= FEWEST[dtype]
+    assert len(found.told) >= FEWEST[dtype]
     if dtype is torch.float32:
-        assert {op._schema.name.rstrip("_") for op in foresight._RULES} <= found.foreseen.keys()
+        assert {op._schema.name.rstrip("_") for op in shape_rules._RULES} <= found.told.keys()
 
 
 A = torch.empty(2, 3, 5)

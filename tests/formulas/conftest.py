@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pytest_flops.formulas import Cost, formula_for
+from pytest_flops.formulas import formula_for
+from pytest_flops.metrics import Cost
 
 
 def pytest_configure(config: pytest.Config) -> None:

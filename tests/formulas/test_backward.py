@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pytest_flops.formulas import Cost
+from pytest_flops.metrics import Cost
 from tests.formulas.conftest import Tally
 
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pytest_flops.formulas import Cost, formula_for
+from pytest_flops.formulas import formula_for
+from pytest_flops.metrics import Cost
 
 aten = torch.ops.aten
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pytest_flops.formulas import Cost
+from pytest_flops.metrics import Cost
 
 
 class Num:

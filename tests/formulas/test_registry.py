@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from pytest_flops.errors import FormulaError
-from pytest_flops.formulas import Cost, formula_for, generation, register_flop_formula, registry
+from pytest_flops.formulas import formula_for, generation, register_flop_formula, registry
 from pytest_flops.formulas.registry import no_flops, one_per_element, reduction, registered_names
+from pytest_flops.metrics import Cost
 
 aten = torch.ops.aten
 

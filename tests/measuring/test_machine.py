@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pytest_flops import MeasurementError
+from pytest_flops.counting.trace import Prepared
 from pytest_flops.measuring import machine
 from pytest_flops.measuring.machine import fingerprint
 
@@ -39,6 +40,10 @@ def mixed() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 5).bfloat16(), nn.Linear(5, 5))
 
 
+def fingerprint_of(model, args, **options):
+    return fingerprint(Prepared.of(model, args), **options)
+
+
 @pytest.mark.usefixtures("processor")
 @pytest.mark.parametrize(
     ("model", "inputs", "threads", "expected"),
@@ -53,7 +58,7 @@ def mixed() -> nn.Module:
     ],
 )
 def test_the_parts_on_a_cpu(model, inputs, threads, expected):
-    assert fingerprint(model, inputs, threads=threads) == expected
+    assert fingerprint_of(model, inputs, threads=threads) == expected
 
 
 @pytest.mark.usefixtures("processor")
@@ -61,7 +66,7 @@ def test_no_number_of_threads_is_that_of_the_process():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        assert fingerprint(nn.ReLU(), X, threads=None) == "Fast 9000, AVX9, 3 threads, float32"
+        assert fingerprint_of(nn.ReLU(), X, threads=None) == "Fast 9000, AVX9, 3 threads, float32"
     finally:
         torch.set_num_threads(before)
 
@@ -69,21 +74,21 @@ def test_no_number_of_threads_is_that_of_the_process():
 @pytest.mark.usefixtures("processor", "precision")
 def test_a_lower_precision_of_products_is_named():
     torch.set_float32_matmul_precision("high")
-    assert fingerprint(nn.ReLU(), X) == "Fast 9000, AVX9, 1 thread, float32, high matmul precision"
+    assert fingerprint_of(nn.ReLU(), X) == "Fast 9000, AVX9, 1 thread, float32, high matmul precision"
 
 
 def test_on_cuda_it_is_the_name_of_the_device(monkeypatch):
     asked: list[Any] = []
     second = torch.device("cuda", 1)
-    monkeypatch.setattr(machine, "device_of", lambda subject, inputs: second)
+    monkeypatch.setattr(machine, "device_of", lambda prepared: second)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: asked.append(device) or "NVIDIA H100")
-    assert fingerprint(nn.Linear(5, 5), X, threads=4) == "NVIDIA H100, float32"
+    assert fingerprint_of(nn.Linear(5, 5), X, threads=4) == "NVIDIA H100, float32"
     assert asked == [second]
 
 
 def test_this_machine_has_one_that_stays_and_fits_in_a_line():
-    found = fingerprint(nn.Linear(5, 5), X)
-    assert found == fingerprint(nn.Linear(7, 7), torch.randn(2, 7))
+    found = fingerprint_of(nn.Linear(5, 5), X)
+    assert found == fingerprint_of(nn.Linear(7, 7), torch.randn(2, 7))
     assert re.fullmatch(r"\S.*, [A-Z0-9 ]+, 1 thread, float32", found, re.IGNORECASE)
     assert json.loads(json.dumps({found: 1})) == {found: 1}
 
@@ -110,9 +115,9 @@ def test_the_name_of_the_processor(monkeypatch, text, name):
 
 def test_a_model_on_meta_is_refused():
     with pytest.raises(MeasurementError, match=r"^Cannot measure Linear: it is on meta\."):
-        fingerprint(nn.Linear(5, 4, device="meta"), X)
+        fingerprint_of(nn.Linear(5, 4, device="meta"), X)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_machine_is_named():
-    assert fingerprint(nn.Linear(5, 5).cuda(), X) == f"{torch.cuda.get_device_name(0)}, float32"
+    assert fingerprint_of(nn.Linear(5, 5).cuda(), X) == f"{torch.cuda.get_device_name(0)}, float32"

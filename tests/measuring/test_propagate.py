@@ -42,7 +42,7 @@ def by_name(measurements: tuple[Measurement, ...]) -> dict[str, Measurement]:
 # -- the same nodes as trace ----------------------------------------------------------------------------
 
 
-def idle_in_one_place(model: Calls, x: Tensor) -> Tensor:
+def without_ops_in_one_place(model: Calls, x: Tensor) -> Tensor:
     """`contiguous` runs no op on the first call and one on the second; `size` never does."""
     x = x.contiguous() * x.size(1)
     return model.lin(x).t().contiguous() + len(x)
@@ -65,7 +65,9 @@ def generating(model: Calls, x: Tensor) -> Iterator[Tensor]:
     yield from (model.lin(x) + i for i in range(3))
 
 
-@pytest.mark.parametrize("forward", [idle_in_one_place, value_dependent, forces, negated_forces, generating])
+@pytest.mark.parametrize(
+    "forward", [without_ops_in_one_place, value_dependent, forces, negated_forces, generating]
+)
 def test_nodes_are_those_of_the_trace(forward):
     model = Calls(forward)
     report = trace(model, X)
@@ -250,7 +252,7 @@ def test_readings_reach_the_node_they_were_taken_around(monkeypatch):
     measurements = scripted(
         monkeypatch,
         *((0.0, 100, 100), (2.5, 140, 190)),  # lin
-        *((3.0, 140, 140), (3.5, 140, 140)),  # size: idle, no node
+        *((3.0, 140, 140), (3.5, 140, 140)),  # size: no op, so no node
         *((4.0, 140, 140), (5.0, 130, 160)),  # add
     )
     found = [
@@ -270,7 +272,7 @@ def test_the_table_has_the_columns_of_the_seed_and_totals(monkeypatch):
     measurements = scripted(
         monkeypatch,
         *((0.0, 100, 100), (2.5, 5140, 5190)),  # lin
-        *((3.0, 5140, 5140), (3.5, 5140, 5140)),  # size: idle, no node
+        *((3.0, 5140, 5140), (3.5, 5140, 5140)),  # size: no op, so no node
         *((4.0, 5140, 5140), (5.0, 130, 5160)),  # add
     )
     header, *rows, empty, totals = measurements.table().splitlines()[1:]

@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from pytest_flops.budgets.budget import budget_from
+from pytest_flops.counting.trace import Mode, Prepared, traced
 from pytest_flops.errors import MeasurementError
 from pytest_flops.measuring import cuda_memory, latency, machine
-from pytest_flops.plugin.measure import Call, Run, measure, require_cuda
+from pytest_flops.plugin.measure import measure, require_cuda
 from pytest_flops.results.measured import Latency, Measured
 
-CALL = Call("model", (1,), {"x": 2})
+MODEL = torch.nn.Linear(2, 3)
+X = torch.zeros(1, 2)
 
 
 @pytest.fixture
@@ -28,45 +30,47 @@ class Bench:
         self.answers = ()
         self.asked = []
         self.steps = []
-        monkeypatch.setattr(latency, "measure_latency", self.measure_latency)
-        monkeypatch.setattr(cuda_memory, "measure_cuda_memory", self.measure_cuda_memory)
+        monkeypatch.setattr(latency, "latency_of", self.latency_of)
+        monkeypatch.setattr(cuda_memory, "cuda_memory_of", self.cuda_memory_of)
         monkeypatch.setattr(machine, "fingerprint", self.fingerprint)
 
-    def measure_latency(self, model, args, kwargs, **options):
-        self.asked.append(("latency", model, args, kwargs, options))
+    def latency_of(self, ready, **options):
+        self.asked.append(("latency", ready, options))
         ratio, median_ms = self.answers[len(self.asked) - 1]
         return Latency(ratio, median_ms, 0.012345, 100, 1)
 
-    def measure_cuda_memory(self, model, args, kwargs, **options):
-        self.asked.append(("cuda_memory", model, args, kwargs, options))
+    def cuda_memory_of(self, ready):
+        self.asked.append(("cuda_memory", ready, {}))
         return 4096
 
-    def fingerprint(self, model, args, kwargs, *, threads):
-        assert (model, args, kwargs) == CALL
+    def fingerprint(self, prepared, *, threads):
+        assert prepared is self.found.prepared
         return f"M, {threads} threads"
 
     @contextmanager
-    def step(self, text):
+    def announce(self, text):
         self.steps.append(text)
         yield
 
     def run(self, *answers, was=None, update=None, **keywords):
         self.answers, self.asked = answers, []
         budget = budget_from([((), keywords)])
-        return measure(CALL, budget, was or {}, Run(update, 7.0, self.step))
+        self.found = traced(Prepared.of(MODEL, (X,)), Mode(budget.train))
+        return measure(self.found, budget, was or {}, update=update, time_limit=7.0, announce=self.announce)
 
 
 def baseline(ratio: float) -> dict[str, Measured]:
-    return {"M, 1 threads": Measured(Latency(ratio, 1.0, 0.0, 1, 1))}
+    return {"M, 1 threads": {"latency": Latency(ratio, 1.0, 0.0, 1, 1)}}
 
 
 def test_measurers_are_given_the_model_and_what_the_budget_says(bench):
     bench.run((1.0, 1.0), latency_rtol=0.2, latency_threads=2, cuda_memory="1MiB", train=True)
-    call = ("model", (1,), {"x": 2})
-    assert bench.asked == [
-        ("latency", *call, {"threads": 2, "time_limit": 7.0, "train": True}),
-        ("cuda_memory", *call, {"train": True}),
+    assert [(name, options) for name, _, options in bench.asked] == [
+        ("latency", {"threads": 2, "time_limit": 7.0}),
+        ("cuda_memory", {}),
     ]
+    for _, ready, _ in bench.asked:
+        assert (ready.given, ready.traced, ready.train) == (MODEL, bench.found, True)
     assert bench.steps == ["latency", "CUDA memory"]
 
 
@@ -79,10 +83,13 @@ def test_only_what_is_asked_for_is_measured(bench, keywords, asked):
 
 
 def test_the_baseline_is_that_of_this_machine_and_number_of_threads(bench):
-    stored = baseline(2.0) | {"M, 2 threads": Measured(Latency(1.0, 1.0, 0.0, 1, 1)), "N": Measured(None, 5)}
+    stored = baseline(2.0) | {
+        "M, 2 threads": {"latency": Latency(1.0, 1.0, 0.0, 1, 1)},
+        "N": {"cuda_memory": 5},
+    }
     found = bench.run((1.1, 1.0), was=stored, latency_rtol=0.2, latency_threads=2)
     assert (found.machine, found.was) == ("M, 2 threads", stored["M, 2 threads"])
-    assert bench.run((1.1, 1.0), was=stored, latency_rtol=0.2, latency_threads=3).was == Measured()
+    assert bench.run((1.1, 1.0), was=stored, latency_rtol=0.2, latency_threads=3).was == {}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +105,7 @@ def test_the_baseline_is_that_of_this_machine_and_number_of_threads(bench):
 def test_a_limit_breaks_by_the_middle_of_three(bench, ratios, ratio, comparison, reason):
     found = bench.run(*((ratio, 1.0) for ratio in ratios), was=baseline(2.0), latency_rtol=0.2)
     assert found.tries == len(ratios) == len(bench.asked), reason
-    assert found.now.latency.ratio == ratio, reason
+    assert found.now["latency"].ratio == ratio, reason
     assert [finding.comparison for finding in found.findings] == [comparison], reason
 
 
@@ -108,7 +115,7 @@ def test_a_limit_breaks_by_the_middle_of_three(bench, ratios, ratio, comparison,
 def test_a_ceiling_breaks_by_the_middle_of_three(bench, times, over):
     found = bench.run(*((1.0, time) for time in times), latency="30ms")
     assert found.tries == len(times) == len(bench.asked)
-    assert [finding.over_ceiling for finding in found.findings] == [over]
+    assert [finding.over_limit for finding in found.findings] == [over]
 
 
 @pytest.mark.parametrize(
@@ -127,12 +134,12 @@ def test_a_baseline_is_the_middle_of_three(bench, was, update, measured, reason)
     stored = {} if was is None else baseline(was)
     found = bench.run(*answers, was=stored, update=update, latency_rtol=0.2)
     assert found.tries == measured, reason
-    assert found.now.latency.ratio == (3.0 if measured == 3 else 3.1)
+    assert found.now["latency"].ratio == (3.0 if measured == 3 else 3.1)
 
 
 def test_a_latency_is_judged_stored_and_shown_in_the_same_digits(bench):
     found = bench.run((2.40004, 12345.678), was=baseline(2.0), latency_rtol=0.2)
-    assert found.now.latency == Latency(2.4, 12350.0, 0.012, 100, 1)
+    assert found.now["latency"] == Latency(2.4, 12350.0, 0.012, 100, 1)
     assert found.tries == 1
 
 

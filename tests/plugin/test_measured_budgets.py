@@ -20,16 +20,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_flops.measuring import cuda_memory
-
-from pytest_flops.measuring import latency
-
-from pytest_flops.measuring import machine
+from pytest_flops.measuring import cuda_memory, latency, machine
 from pytest_flops.errors import MeasurementError
 from pytest_flops.results.measured import Latency
 
 
-def measure_latency(model, args, kwargs, **options):
+def latency_of(ready, **options):
     script = json.loads(Path("script.json").read_text())
     answer = script["latency"]
     with open("asked.txt", "a") as asked:
@@ -39,18 +35,18 @@ def measure_latency(model, args, kwargs, **options):
     return Latency(answer, 10 * answer, 0.01, 100, script["reference"])
 
 
-def measure_cuda_memory(model, args, kwargs, **options):
+def cuda_memory_of(ready):
     return json.loads(Path("script.json").read_text())["cuda_memory"]
 
 
-def fingerprint(model, args, kwargs, **options):
+def fingerprint(prepared, **options):
     return json.loads(Path("script.json").read_text())["machine"]
 
 
 def pytest_configure(config):
     config.patches = patches = pytest.MonkeyPatch()
-    patches.setattr(latency, "measure_latency", measure_latency)
-    patches.setattr(cuda_memory, "measure_cuda_memory", measure_cuda_memory)
+    patches.setattr(latency, "latency_of", latency_of)
+    patches.setattr(cuda_memory, "cuda_memory_of", cuda_memory_of)
     patches.setattr(machine, "fingerprint", fingerprint)
     patches.setattr(torch.cuda, "is_available", lambda: True)
 
@@ -339,7 +335,7 @@ def test_time_limit_reaches_the_measurement(pytester, run_inside, script, how):
     body = GATED.replace("latency_rtol=0.2", "latency='1s', baseline=False, latency_threads=2, train=True")
     run_inside(body, *(["--flops-time-limit=7.5"] if how == "option" else [])).assert_outcomes(passed=1)
     asked = (pytester.path / "asked.txt").read_text()
-    assert asked == "{'threads': 2, 'time_limit': 7.5, 'train': True}\n"
+    assert asked == "{'threads': 2, 'time_limit': 7.5}\n"
 
 
 def test_what_cannot_be_measured_fails_with_its_text_alone(run_inside, script):

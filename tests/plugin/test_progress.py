@@ -23,7 +23,7 @@ from pytest_flops.results.measured import Latency
 
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch):
-    monkeypatch.setattr(latency, "measure_latency", lambda *args, **options: Latency(2.0, 20.0, 0.01, 9, 1))
+    monkeypatch.setattr(latency, "latency_of", lambda *args, **options: Latency(2.0, 20.0, 0.01, 9, 1))
     monkeypatch.setattr(machine, "fingerprint", lambda *args, **options: "EPYC")
 """
 TESTS = """

@@ -64,7 +64,10 @@ def test_a_collected_budget_imports_no_torch(pytester):
 
 UNUSED_ROOMS = {"pytest_flops"} | {
     f"pytest_flops.{room}"
-    for room in ("budgets", "budgets.paths", "errors", "plugin", "plugin.ledger", "plugin.options", "units")
+    for room in (
+        *("budgets", "budgets.budget", "budgets.paths", "errors", "metrics", "units"),
+        *("plugin", "plugin.ledger", "plugin.options"),
+    )
 }
 
 

@@ -8,19 +8,18 @@ import pytest
 
 from pytest_flops.budgets.baseline import snapshot
 from pytest_flops.budgets.budget import budget_from
-from pytest_flops.budgets.measured_verdict import MeasuredVerdict, judge
-from pytest_flops.budgets.verdict import compare
-from pytest_flops.reporting.failure import failure_text, measured_failure_text, uncompared
+from pytest_flops.budgets.verdict import MeasuredVerdict, compare, judge_measured
+from pytest_flops.reporting.failure import failure_text
+from pytest_flops.reporting.measurements import measured_failure_text, uncompared
 from pytest_flops.results.measured import Latency, Measured
-from pytest_flops.results.report import Node
-from tests.fakes import make_report, many, with_costs, with_peaks
+from tests.fakes import make_report, many, node, with_costs, with_peaks
 
 ACCEPT = "pytest test_net.py::test_net --flops-update"
 
 
 def text(now, was=None, *, full=False, strict=False, updating=False, missing=False, **keywords):
     budget = budget_from([((), keywords)])
-    verdict = compare(now, None if missing else snapshot(was or make_report()), budget)
+    verdict = compare(now, snapshot(now), None if missing else snapshot(was or make_report()), budget)
     return failure_text(
         "Net",
         now,
@@ -80,8 +79,8 @@ Accept it: pytest test_net.py::test_net --flops-update"""
 def test_module_called_flops_is_no_total():
     def report(cost):
         nodes = (
-            Node("flops", "call_module", "flops", "flops", "Linear", cost, 0),
-            Node("b", "call_module", "b", "b", "Linear", 20 - cost, 0),
+            node("flops", "call_module", "flops", "flops", "Linear", cost, 0),
+            node("b", "call_module", "b", "b", "Linear", 20 - cost, 0),
         )
         return make_report(nodes=nodes, module_types={"": "Net", "flops": "Linear", "b": "Linear"})
 
@@ -184,7 +183,7 @@ def test_long_lists_of_changes_are_cut_unless_full():
 
 
 def test_new_and_gone_functions_name_their_nodes():
-    nodes = tuple(Node(f"mul_{i}", "call_function", "mul", "", "Net", 2, 0) for i in range(5))
+    nodes = tuple(node(f"mul_{i}", "call_function", "mul", "", "Net", 2, 0) for i in range(5))
     now = make_report(nodes=(*make_report().nodes[:3], *nodes))
     rows = [line for line in text(now).splitlines() if line.startswith(("mul", "add"))]
     assert rows == [
@@ -195,7 +194,7 @@ def test_new_and_gone_functions_name_their_nodes():
 
 # Peak memory ------------------------------------------------------------------------------------------------
 
-ROOT_LEAF = Node("net", "call_module", "", "", "Linear", 0, 0, peak_memory=8)
+ROOT_LEAF = node("net", "call_module", "", "", "Linear", 0, 0, peak_memory=8)
 
 
 def test_grown_peak_names_the_step_and_ranks_the_modules():
@@ -244,14 +243,13 @@ EPYC = "AMD EPYC, AVX2, 1 thread, float32"
 
 
 def latency(ratio: float, median_ms: float, reference: int = 1) -> Measured:
-    return Measured(Latency(ratio, median_ms, 0.01, 100, reference))
+    return {"latency": Latency(ratio, median_ms, 0.01, 100, reference)}
 
 
 def measured_text(now, was=None, *, strict=False, update=None, tries=1, **keywords):
     budget = budget_from([((), keywords)])
-    was = was or Measured()
-    verdict = MeasuredVerdict(EPYC, now, was, judge(now, was, budget), tries)
-    return measured_failure_text("Net", verdict, budget, accept=ACCEPT, strict=strict, update=update)
+    verdict = MeasuredVerdict(EPYC, judge_measured(now, was or {}, budget), was or {}, tries)
+    return measured_failure_text("Net", verdict, accept=ACCEPT, strict=strict, update=update)
 
 
 def test_slower_than_the_baseline():
@@ -295,7 +293,7 @@ def test_update_says_that_a_broken_latency_kept_the_baseline():
 
 
 def test_more_cuda_memory():
-    was, now = Measured(cuda_memory=12_845_056), Measured(cuda_memory=25_690_112)
+    was, now = {"cuda_memory": 12_845_056}, {"cuda_memory": 25_690_112}
     assert measured_text(now, was, cuda_memory="16MiB", cuda_memory_rtol=0.05) == (
         "Net: at most 16,777,216 bytes (16.00 MiB) of CUDA memory (flops_budget cuda_memory, on AMD EPYC, "
         "AVX2, 1 thread, float32), now 25,690,112 (24.50 MiB): +8,912,896 (+53.12%)\n"
@@ -310,7 +308,7 @@ def test_more_cuda_memory():
 @pytest.mark.parametrize(
     ("was", "reason"),
     [
-        (Measured(), f"no baseline for {EPYC}"),
+        ({}, f"no baseline for {EPYC}"),
         (latency(2.0, 40.0, reference=1), "measured with reference workload 1, this is 2"),
     ],
 )
@@ -319,8 +317,8 @@ def test_what_is_not_compared_fails_strict_runs(was, reason):
     assert measured_text(now, was, latency_rtol=0.2, strict=True) == (
         f"Net: latency not compared: {reason}\n\nAccept it: pytest test_net.py::test_net --flops-update"
     )
-    verdict = MeasuredVerdict(EPYC, now, was, judge(now, was, budget_from([((), {"latency_rtol": 0})])))
-    assert uncompared(verdict.findings[0], verdict) == f"latency not compared: {reason}"
+    (finding,) = judge_measured(now, was, budget_from([((), {"latency_rtol": 0})]))
+    assert uncompared(finding, EPYC) == f"latency not compared: {reason}"
 
 
 def test_counts_that_fail_say_that_nothing_was_measured():

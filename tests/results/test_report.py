@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import pytest
 
-from pytest_flops.results.report import ModuleTotal, Node, base_name, enclosing
-from tests.fakes import make_report
+from pytest_flops.metrics import Cost
+from pytest_flops.results.report import ModuleTotal, base_name, enclosing
+from tests.fakes import make_report, node
 
 
 def test_totals_are_sums_over_the_nodes():
@@ -23,11 +27,11 @@ def test_peak_memory_is_the_highest_of_the_nodes_and_parameters_come_on_top():
 
 def test_modules_are_inclusive_and_the_root_is_the_total():
     assert make_report().modules == {
-        "": ModuleTotal("Net", 106, 50, 2048),
-        "body": ModuleTotal("Body", 106, 50, 2048),
-        "body.up": ModuleTotal("Linear", 40, 20, 1600),
-        "body.down": ModuleTotal("Linear", 60, 30, 2048),
-        "body.drop": ModuleTotal("Dropout", 0, 0),
+        "": ModuleTotal("Net", Cost(106, 50), 2048),
+        "body": ModuleTotal("Body", Cost(106, 50), 2048),
+        "body.up": ModuleTotal("Linear", Cost(40, 20), 1600),
+        "body.down": ModuleTotal("Linear", Cost(60, 30), 2048),
+        "body.drop": ModuleTotal("Dropout", Cost(0, 0)),
     }
 
 
@@ -39,11 +43,11 @@ def test_module_that_runs_twice_counts_twice():
 
 def test_functions_add_up_by_place_and_name():
     nodes = (
-        Node("add", "call_function", "add", "", "Net", 3, 0),
-        Node("add_1", "call_method", "add", "", "Net", 4, 0),
-        Node("add_2", "call_function", "add", "body", "Body", 5, 0),
-        Node("view", "call_method", "view", "", "Net", 0, 0),
-        Node("body_up", "call_module", "body.up", "body.up", "Linear", 40, 20),
+        node("add", "call_function", "add", "", "Net", 3, 0),
+        node("add_1", "call_method", "add", "", "Net", 4, 0),
+        node("add_2", "call_function", "add", "body", "Body", 5, 0),
+        node("view", "call_method", "view", "", "Net", 0, 0),
+        node("body_up", "call_module", "body.up", "body.up", "Linear", 40, 20),
     )
     assert make_report(nodes=nodes).functions == {("", "add"): 7, ("body", "add"): 5}
 
@@ -61,3 +65,94 @@ def test_enclosing(path, around):
 )
 def test_base_name(name, base):
     assert base_name(name) == base
+
+
+# What people see --------------------------------------------------------------------------------------------
+
+
+def test_repr_is_one_line():
+    assert repr(make_report()) == (
+        "<Report of Net (eval): 106 FLOPs, 50 MACs, 50 params, 2.00 KiB of peak memory>"
+    )
+
+
+def test_printed_it_is_a_table_by_module():
+    assert (
+        str(make_report())
+        == """\
+module     type      flops    macs    share
+---------  ------  -------  ------  -------
+(model)    Net         106      50   100.0%
+body       Body        106      50   100.0%
+body.up    Linear       40      20    37.7%
+body.down  Linear       60      30    56.6%
+
+Net (eval): 106 FLOPs, 50 MACs, 50 params, 2.00 KiB of peak memory"""
+    )
+
+
+def test_a_deep_model_is_printed_as_deep_as_20_rows_go():
+    nodes = tuple(node(f"a{i}_b", "call_module", f"a{i}.b", f"a{i}.b", "Linear", 2 + i, 1) for i in range(11))
+    types = {"": "Net"} | {path: "Linear" for i in range(11) for path in (f"a{i}", f"a{i}.b")}
+    lines = str(make_report(nodes=nodes, module_types=types)).splitlines()
+    assert [line.split()[0] for line in lines[2:-2]] == ["(model)", *(f"a{i}" for i in range(11))]
+    flat = {"": "Net"} | {f"a{i}.b": "Linear" for i in range(30)}
+    many = tuple(node(f"a{i}_b", "call_module", f"a{i}.b", f"a{i}.b", "Linear", 2 + i, 1) for i in range(30))
+    assert "a3" not in str(make_report(nodes=many, module_types=flat)), "30 rows are too many, and one is not"
+
+
+def test_a_report_as_plain_values():
+    report = replace(make_report(unsupported={"aten::odd": 2}), parameter_memory=200)
+    found = json.loads(json.dumps(report.to_dict()))
+    assert found["totals"] == {"flops": 106, "macs": 50, "params": 50, "peak_memory": 2048}
+    assert (found["parameter_memory"], found["peak_memory_with_parameters"]) == (200, 2248)
+    assert found["modules"]["body.up"] == {"type": "Linear", "peak_memory": 1600, "flops": 40, "macs": 20}
+    assert found["nodes"][1] == {
+        "name": "body_up",
+        "op": "call_module",
+        "target": "body.up",
+        "module": "body.up",
+        "module_type": "Linear",
+        "peak_memory": 1600,
+        "flops": 40,
+        "macs": 20,
+        "backward_flops": 0,
+        "backward_macs": 0,
+    }
+    assert found["backward"] == {"flops": 0, "macs": 0}
+    assert found["unsupported"] == {"aten::odd": 2}
+    fields = {field.name for field in dataclasses.fields(report)} - {"params", "module_types"}
+    assert fields <= found.keys(), "everything is there"
+
+
+class Tags(HTMLParser):
+    """The tags of a page, which must be closed in order."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.text = [], ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        if tag != "br":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_a_notebook_shows_the_module_tree():
+    text = Tags(make_report()._repr_html_()).text
+    assert "Net (eval): 106 FLOPs" in text
+    assert "down Linear 60 FLOPs (56.6%)" in text
+    assert "drop" not in text, "it costs nothing"
+
+
+def test_names_are_no_html():
+    page = make_report(model="<b>Net", nodes=())._repr_html_()
+    assert "&lt;b&gt;Net" in page
+    assert "<b>" not in page

@@ -1,24 +1,25 @@
-"""The verdict on what was measured: a pure function of measurement, baseline of the machine, and budget."""
+"""One metric against its limits, counted or measured; and what follows from what was measured. Pure."""
 
 from __future__ import annotations
 
 import pytest
 
 from pytest_flops.budgets.budget import budget_from
-from pytest_flops.budgets.measured_verdict import Finding, MeasuredVerdict, judge
+from pytest_flops.budgets.verdict import Finding, MeasuredVerdict, judge, judge_measured
+from pytest_flops.metrics import METRICS
 from pytest_flops.results.measured import Latency, Measured
 
 
 def latency(ratio=2.0, median_ms=40.0, reference=1) -> Measured:
-    return Measured(Latency(ratio, median_ms, 0.01, 100, reference))
+    return {"latency": Latency(ratio, median_ms, 0.01, 100, reference)}
 
 
 def memory(size: int) -> Measured:
-    return Measured(cuda_memory=size)
+    return {"cuda_memory": size}
 
 
 def finding(now: Measured, was: Measured | None = None, **keywords) -> Finding:
-    (found,) = judge(now, was or Measured(), budget_from([((), keywords)]))
+    (found,) = judge_measured(now, was or {}, budget_from([((), keywords)]))
     return found
 
 
@@ -54,7 +55,7 @@ def test_tolerance_is_exact_in_decimal():
 )
 def test_latency_over_its_ceiling(median_ms, over, reason):
     found = finding(latency(median_ms=median_ms), latency="30ms")
-    assert (found.over_ceiling, found.comparison) == (over, "not asked"), reason
+    assert (found.over_limit, found.comparison) == (over, "not asked"), reason
 
 
 @pytest.mark.parametrize(
@@ -73,21 +74,19 @@ def test_cuda_memory_over_its_baseline(now, comparison, reason):
 
 @pytest.mark.parametrize(("now", "over"), [(1023, False), (1024, False), (1025, True)])
 def test_cuda_memory_over_its_ceiling(now, over):
-    assert finding(memory(now), cuda_memory="1KiB") == Finding("cuda_memory", over, "not asked")
+    found = finding(memory(now), cuda_memory="1KiB")
+    assert (found.metric.name, found.over_limit, found.comparison) == ("cuda_memory", over, "not asked")
 
 
-def test_ceiling_and_baseline_are_judged_apart():
-    assert finding(latency(2.5, 31.0), latency(2.0), latency="30ms", latency_rtol=0.2) == Finding(
-        "latency", True, "grew"
-    )
-    assert finding(latency(2.5, 29.0), latency(2.0), latency="30ms", latency_rtol=0.2) == Finding(
-        "latency", False, "grew"
-    )
+@pytest.mark.parametrize(("median_ms", "over"), [(31.0, True), (29.0, False)])
+def test_ceiling_and_baseline_are_judged_apart(median_ms, over):
+    found = finding(latency(2.5, median_ms), latency(2.0), latency="30ms", latency_rtol=0.2)
+    assert (found.over_limit, found.comparison) == (over, "grew")
 
 
 @pytest.mark.parametrize(
     ("was", "comparison"),
-    [(Measured(), "no baseline"), (memory(5), "no baseline"), (latency(2.0, reference=2), "other reference")],
+    [({}, "no baseline"), (memory(5), "no baseline"), (latency(2.0, reference=2), "other reference")],
 )
 def test_nothing_to_compare_with(was, comparison):
     found = finding(latency(9.0), was, latency_rtol=0.2)
@@ -98,7 +97,12 @@ def test_nothing_to_compare_with(was, comparison):
 def test_without_a_tolerance_or_a_baseline_nothing_is_compared():
     assert finding(latency(9.0), latency(1.0), latency="1s").comparison == "not asked"
     lone = finding(memory(9), memory(1), cuda_memory=10, cuda_memory_rtol=0.1, baseline=False)
-    assert lone == Finding("cuda_memory", False, "not asked")
+    assert (lone.over_limit, lone.comparison) == (False, "not asked")
+
+
+def compared(name, comparison, now=None, limit=None) -> Finding:
+    """Return a finding of which this is already known."""
+    return Finding(METRICS[name], now or latency(3.0)["latency"], None, limit, None, comparison)
 
 
 # What follows -----------------------------------------------------------------------------------------------
@@ -116,13 +120,14 @@ def test_without_a_tolerance_or_a_baseline_nothing_is_compared():
     ],
 )
 def test_what_an_update_takes(comparison, new, changed, reason):
-    found = Finding("latency", False, comparison)
+    found = compared("latency", comparison)
     taken = {update: found.accepted(update) for update in (None, "new", "changed", "all")}
     assert taken == {None: False, "new": new, "changed": changed, "all": new or changed}, reason
 
 
 def verdict(comparison, over=False):
-    return MeasuredVerdict("M", latency(3.0), latency(2.0), (Finding("latency", over, comparison),))
+    found = compared("latency", comparison, limit=0 if over else None)
+    return MeasuredVerdict("M", (found,), latency(2.0))
 
 
 @pytest.mark.parametrize(
@@ -149,11 +154,25 @@ def test_no_update_lifts_a_ceiling(update):
 
 
 def test_an_update_writes_only_what_it_takes():
-    was = Measured(latency(2.0).latency, 100)
-    now = Measured(latency(3.0).latency, 104)
-    found = MeasuredVerdict(
-        "M", now, was, (Finding("latency", False, "grew"), Finding("cuda_memory", False, "within"))
-    )
-    assert found.accepted("all") == Measured(now.latency, 100)
+    was, now = {**latency(2.0), "cuda_memory": 100}, {**latency(3.0), "cuda_memory": 104}
+    findings = compared("latency", "grew"), compared("cuda_memory", "within", now=104)
+    found = MeasuredVerdict("M", findings, was)
+    assert found.now == now
+    assert found.accepted("all") == {**now, "cuda_memory": 100}
     assert found.accepted("new") == was
     assert found.accepted(None) == was
+
+
+@pytest.mark.parametrize("name", ["flops", "peak_memory", "cuda_memory"])
+@pytest.mark.parametrize(
+    ("now", "comparison", "over", "reason"),
+    [
+        (109, "within", False, "one less than both limits"),
+        (110, "within", False, "limits are inclusive"),
+        (111, "grew", True, "one beyond"),
+        (89, "shrank", False, "one beyond the tolerance, downward"),
+    ],
+)
+def test_counted_and_measured_are_judged_alike(name, now, comparison, over, reason):
+    found = judge(METRICS[name], now, 100, limit=110, rtol="0.1")
+    assert (found.comparison, found.over_limit) == (comparison, over), reason

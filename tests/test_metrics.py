@@ -1,0 +1,30 @@
+"""The list of metrics, and costs that add up."""
+
+from __future__ import annotations
+
+from pytest_flops.metrics import COUNTED, MEASURED, METRICS, Cost
+
+
+def test_costs_add_and_scale_field_by_field():
+    assert Cost(3, 2) + Cost(5) == Cost(8, 2)
+    assert Cost(3, 2) + 4 == 4 + Cost(3, 2) == Cost(7, 2)
+    assert Cost(3, 2) * 5 == Cost(15, 10)
+    assert sum([Cost(3, 2), Cost(5, 1)]) == Cost.total([Cost(3, 2), Cost(5, 1)]) == Cost(8, 3)
+    assert Cost.total([]) == Cost(0, 0)
+
+
+def test_every_field_of_a_cost_is_a_metric_that_sums_up():
+    assert tuple(metric.name for metric in COUNTED if metric.source == "sum") == Cost._fields
+
+
+def test_metrics_are_counted_or_measured():
+    assert (*COUNTED, *MEASURED) == tuple(METRICS.values())
+    assert [metric.name for metric in MEASURED] == ["latency", "cuda_memory"]
+
+
+def test_bytes_come_exact_and_in_a_unit_for_people():
+    peak, flops = METRICS["peak_memory"], METRICS["flops"]
+    assert peak.amount(12_845_056) == "12,845,056 bytes (12.25 MiB) of peak memory"
+    assert peak.amount(400) == "400 bytes of peak memory"
+    assert peak.figure(12_845_056) == "12,845,056 (12.25 MiB)"
+    assert (flops.amount(4096), flops.figure(4096)) == ("4,096 FLOPs", "4,096")
