@@ -34,7 +34,7 @@ class Cost(NamedTuple):
     @classmethod
     def total(cls, costs: Sequence[Cost]) -> Cost:
         """Return the sum of costs, field by field."""
-        if len(costs) == 1:
+        if len(costs) == 1:  # most steps run one op
             return costs[0]
         return cls(*map(sum, zip(*costs, strict=True)))
 

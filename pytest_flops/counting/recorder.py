@@ -29,6 +29,9 @@ _READS = frozenset({torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tol
 """Ways for values to leave PyTorch: what is done with them there cannot be seen."""
 
 
+_NO_COST = Cost()
+
+
 class Step(Tally):
     """A node while its cost is still being added up."""
 
@@ -64,15 +67,15 @@ class Step(Tally):
     @property
     def highest(self) -> int:
         """The most bytes alive while the step or its backward pass ran."""
-        return max(self.peak, self.backward.peak if self.backward is not None else 0)
+        return self.peak if self.backward is None else max(self.peak, self.backward.peak)
 
     def node(self, name: str) -> Node:
         """Return the step as a node of this name, its backward pass included."""
-        cost, backward = self.cost, Cost()
+        place = (self.op, self.target, self.module, self.module_type)
+        cost, backward = self.cost, _NO_COST
         if self.backward is not None:
             backward = self.backward.cost
             cost += backward
-        place = (self.op, self.target, self.module, self.module_type)
         return Node(name, *place, cost, cost if self.is_backward else backward, self.highest)
 
 
@@ -105,13 +108,12 @@ class Recorder(TorchFunctionMode):
         came while it ran: then it is where the peak is.
         """
         ran = {i: step for i, step in enumerate(self.steps) if not step.ran_nothing}
-        shown = {i: step for i, step in ran.items() if not (step.is_loose and step.is_free)}
-        peak = max((step.highest for step in shown.values()), default=0)
-        highest = max(ran, key=lambda i: ran[i].highest, default=None)
-        if highest is not None and ran[highest].highest > peak:
-            shown[highest] = ran[highest]
+        if free := {i: ran.pop(i) for i in [*ran] if ran[i].is_loose and ran[i].is_free}:
+            highest = max(free, key=lambda i: free[i].highest)
+            if free[highest].highest > max((step.highest for step in ran.values()), default=0):
+                ran[highest] = free[highest]
         names = Names()
-        return {i: shown[i].node(names.unique(shown[i].name)) for i in sorted(shown)}
+        return {i: ran[i].node(names.unique(ran[i].name)) for i in sorted(ran)}
 
     def mark(self, op: Op, name: str) -> None:
         """Record an input of the model, or the end of its forward pass."""

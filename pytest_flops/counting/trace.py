@@ -242,8 +242,8 @@ class Run:
         """Return what the run recorded."""
         unsupported: dict[str, int] = {}
         for step in self.recorder.steps:
-            for tally in (step, step.backward):
-                for op, calls in (tally.unsupported if tally and tally.unsupported else {}).items():
+            for tally in filter(None, (step, step.backward)):
+                for op, calls in (tally.unsupported or {}).items():
                     unsupported[op] = unsupported.get(op, 0) + calls
         return Report(
             model=self._subject.name,
