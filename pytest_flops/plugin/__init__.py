@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, read the options, and start the bookkeeping of the run."""
     config.addinivalue_line("markers", marker_line())
     config.stash[_OPTIONS] = options = read_options(config)
-    config.pluginmanager.register(Run(config, options), "flops-run")
+    config.pluginmanager.register(RunHooks(config, options), "flops-run")
 
 
 # Collection -------------------------------------------------------------------------------------------------
@@ -110,16 +110,16 @@ def pytest_runtest_makereport(
             conclude(attempt, report)
             del item.stash[_ATTEMPT]  # pytest keeps all items to the end of the run
         elif report.passed and not hasattr(report, "wasxfail") and item.get_closest_marker("flops_budget"):
-            from pytest_flops.plugin.conclude import fail_unmeasured
+            from pytest_flops.plugin.conclude import fail_uncounted
 
-            fail_unmeasured(item, report)
+            fail_uncounted(item, report)
     return report
 
 
 # The run ----------------------------------------------------------------------------------------------------
 
 
-class Run:
+class RunHooks:
     """The hooks that keep the books of one run; on an xdist worker they only note what was collected."""
 
     def __init__(self, config: pytest.Config, options: Options) -> None:

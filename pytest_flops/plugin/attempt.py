@@ -13,7 +13,7 @@ from pytest_flops.budgets.baseline import Baseline
 from pytest_flops.budgets.budget import Budget
 from pytest_flops.budgets.paths import baseline_path, shown_path
 from pytest_flops.budgets.store import Place, load, save
-from pytest_flops.plugin.ledger import Note, Options, Outcome
+from pytest_flops.plugin.ledger import Entry, Note, Options
 
 PROPERTY = "flops:"
 """What the names of our properties of a test begin with."""
@@ -56,7 +56,7 @@ class Attempt:
         """Keep a line for the summary of the run."""
         self.notes.append((kind, f"{self.item.nodeid} {text}"))
 
-    def outcome(self) -> Outcome:
+    def entry(self) -> Entry:
         """Return what the summary needs of this test, in builtin types that travel between processes."""
         return {
             "models": len(self.counted),

@@ -24,7 +24,7 @@ def conclude(attempt: Attempt, report: pytest.TestReport) -> None:
             fail_report(attempt.item, report, problem)
     if report.failed:
         report.sections.extend(attempt.sections)
-    report.flops = attempt.outcome()  # type: ignore[attr-defined]
+    report.flops = attempt.entry()  # type: ignore[attr-defined]
 
 
 def write_accepted(attempt: Attempt) -> None:
@@ -41,9 +41,9 @@ def write_accepted(attempt: Attempt) -> None:
         attempt.note("updated", f"{name}: {updated(stored.get(name), models.get(name))}")
 
 
-def fail_unmeasured(item: pytest.Item, report: pytest.TestReport) -> None:
+def fail_uncounted(item: pytest.Item, report: pytest.TestReport) -> None:
     """Fail a test that has a budget, passed, and measured nothing."""
-    fail_report(item, report, nothing_measured(item))
+    fail_report(item, report, nothing_counted(item))
 
 
 def fail_report(item: pytest.Item, report: pytest.TestReport, text: str) -> None:
@@ -86,7 +86,7 @@ def _count_changes(was: Baseline, now: Baseline) -> list[str]:
     return changes or ["the same FLOPs in other places"]
 
 
-def nothing_measured(item: pytest.Item) -> str:
+def nothing_counted(item: pytest.Item) -> str:
     """Return why a test with a budget fails that never called the fixture, and the way out for its kind."""
     import unittest
 

@@ -26,7 +26,7 @@ class Options:
     no_cuda: str = "error"
 
 
-class Outcome(TypedDict):
+class Entry(TypedDict):
     """What one run of a test found; it travels from xdist workers with the test's report.
 
     `gated` names the models that were held against the `file`, `unused` the others that it has.
@@ -61,7 +61,7 @@ class Ledger:
     """What a run adds up to, on the process that prints the summary; `obsolete` names unused baselines."""
 
     collection: Collection = field(default_factory=Collection)
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
     passed: set[str] = field(default_factory=set)
     obsolete: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -72,24 +72,24 @@ class Ledger:
             if report.passed and not hasattr(report, "wasxfail"):
                 self.passed.add(report.nodeid)
             if hasattr(report, "flops"):
-                self.outcomes[report.nodeid] = report.flops
+                self.entries[report.nodeid] = report.flops
         elif report.failed:
             self.passed.discard(report.nodeid)
 
     @property
     def models(self) -> int:
         """Number of models counted."""
-        return sum(outcome["models"] for outcome in self.outcomes.values())
+        return sum(entry["models"] for entry in self.entries.values())
 
     @property
     def failed(self) -> int:
         """Number of tests that counted models and failed."""
-        return len(self.outcomes.keys() - self.passed)
+        return len(self.entries.keys() - self.passed)
 
     def notes(self, kind: str) -> list[str]:
         """Return the lines of one kind, in the order of the tests' ids."""
-        found = sorted(self.outcomes.items())
-        return [text for _, outcome in found for kind_, text in outcome["notes"] if kind_ == kind]
+        found = sorted(self.entries.items())
+        return [text for _, entry in found for kind_, text in entry["notes"] if kind_ == kind]
 
 
 def whole_files(items: Iterable[Any], counted: dict[Path, int]) -> tuple[bool, dict[str, list[str]]]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pytest_flops.budgets.paths import baseline_folder, shown_path
 from pytest_flops.budgets.store import Place, load, owner, save
 from pytest_flops.errors import BaselineError
-from pytest_flops.plugin.ledger import Ledger, Outcome
+from pytest_flops.plugin.ledger import Entry, Ledger
 
 
 class Obsolete(NamedTuple):
@@ -41,7 +41,7 @@ def find_obsolete(ledger: Ledger, *, folders: bool, start: Path) -> Iterator[Obs
     """
     if not ledger.collection.complete:
         return
-    live = {outcome["file"]: outcome for outcome in ledger.outcomes.values() if outcome["gated"]}
+    live = {entry["file"]: entry for entry in ledger.entries.values() if entry["gated"]}
     known = {Path(file): nodeids for file, nodeids in ledger.collection.tests.items()}
     for file, nodeids in sorted(known.items()):
         if ledger.passed.issuperset(nodeids):
@@ -52,12 +52,12 @@ def find_obsolete(ledger: Ledger, *, folders: bool, start: Path) -> Iterator[Obs
             yield from _orphans(parent, in_use, start)
 
 
-def _unused(file: Path, live: dict[str, Outcome], start: Path) -> Iterator[Obsolete]:
+def _unused(file: Path, live: dict[str, Entry], start: Path) -> Iterator[Obsolete]:
     for path in sorted(baseline_folder(file).glob("*.json")):
-        outcome = live.get(os.fspath(path))
-        if outcome is not None:
-            place = Place(path, shown_path(path, start), outcome["test"])
-            yield from (Obsolete(place, name) for name in outcome["unused"])
+        entry = live.get(os.fspath(path))
+        if entry is not None:
+            place = Place(path, shown_path(path, start), entry["test"])
+            yield from (Obsolete(place, name) for name in entry["unused"])
             continue
         test = owner(path)
         if test is None or test.partition("::")[0] != file.name:

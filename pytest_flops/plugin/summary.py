@@ -12,7 +12,7 @@ _ROWS = 20
 
 def summary_lines(ledger: Ledger, options: Options, verbosity: int) -> Iterator[str]:
     """Yield the summary of a run; nothing for one that used no budget, or that is quiet and all well."""
-    if ledger.outcomes and (verbosity >= 0 or ledger.failed):
+    if ledger.entries and (verbosity >= 0 or ledger.failed):
         yield _verdict(ledger)
     sections = [
         ("updated baselines", ledger.notes("updated")),
@@ -32,7 +32,7 @@ def summary_lines(ledger: Ledger, options: Options, verbosity: int) -> Iterator[
 
 
 def _verdict(ledger: Ledger) -> str:
-    tests = len(ledger.outcomes)
+    tests = len(ledger.entries)
     counted = f"flops: {plural(ledger.models, 'model')} in {plural(tests, 'test')}"
     return f"{counted}, {ledger.failed} failed" if ledger.failed else f"{counted} within budget"
 

@@ -38,8 +38,25 @@ class _Costed:
         return self.cost.macs
 
 
+class _WithBackward(_Costed):
+    """Something whose cost may include that of a backward pass."""
+
+    __slots__ = ()
+    backward_cost: Cost
+
+    @property
+    def backward_flops(self) -> int:
+        """The part of `flops` that is the backward pass; 0 where it was not counted."""
+        return self.backward_cost.flops
+
+    @property
+    def backward_macs(self) -> int:
+        """The part of `macs` that is the backward pass; 0 where it was not counted."""
+        return self.backward_cost.macs
+
+
 @dataclass(frozen=True, slots=True)
-class Node(_Costed):
+class Node(_WithBackward):
     """One step of the forward pass, as `torch.fx` would name it."""
 
     name: str
@@ -59,16 +76,6 @@ class Node(_Costed):
     peak_memory: int = 0
     """The most bytes alive while the step ran, or its backward pass: see `Report.peak_memory`."""
 
-    @property
-    def backward_flops(self) -> int:
-        """The part of `flops` that is the backward pass."""
-        return self.backward_cost.flops
-
-    @property
-    def backward_macs(self) -> int:
-        """The part of `macs` that is the backward pass."""
-        return self.backward_cost.macs
-
 
 @dataclass(frozen=True, slots=True)
 class ModuleTotal(_Costed):
@@ -83,7 +90,7 @@ class ModuleTotal(_Costed):
 
 
 @dataclass(frozen=True, repr=False)
-class Report(_Costed):
+class Report(_WithBackward):
     """The cost of one forward pass, or of one forward and backward pass."""
 
     model: str
@@ -117,19 +124,9 @@ class Report(_Costed):
         return Cost.total([node.cost for node in self.nodes])
 
     @property
-    def backward_cost(self) -> Cost:
+    def backward_cost(self) -> Cost:  # type: ignore[override]  # likewise
         """The part of `cost` that is the backward pass; 0 where it was not counted."""
         return Cost.total([node.backward_cost for node in self.nodes])
-
-    @property
-    def backward_flops(self) -> int:
-        """The part of `flops` that is the backward pass; 0 where it was not counted."""
-        return self.backward_cost.flops
-
-    @property
-    def backward_macs(self) -> int:
-        """The part of `macs` that is the backward pass; 0 where it was not counted."""
-        return self.backward_cost.macs
 
     @cached_property
     def peak_memory(self) -> int:
