@@ -73,7 +73,7 @@ class LiveMemory:
         del self._alive[stored.key]
 
     def close(self) -> None:
-        """End the account: what dies from now on is no business of this run."""
+        """Stop counting: tensors that are freed after the run change nothing any more."""
         self._alive.clear()
 
 

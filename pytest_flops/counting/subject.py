@@ -1,4 +1,4 @@
-"""What is counted: the model, reached under its wrappers."""
+"""The model to count, taken out of its wrappers, and the modules and tensors that it is made of."""
 
 from __future__ import annotations
 

@@ -36,16 +36,18 @@ def trace(
     backward: bool = False,
     execute: Execute = "auto",
 ) -> Report:
-    """Run a model once on shapes alone and return what each step costs.
+    """Run a model once on shapes alone and return what each step costs, as a `Report`.
 
-    `model` is a `torch.nn.Module`, a bound method of one, or any callable; `args` is the tuple of its
-    positional arguments (anything else is taken as the only one) and `kwargs` its keyword arguments. It runs
-    in eval mode, or in training mode with `train=True`, and is left exactly as it was found. `backward=True`
-    counts the backward pass of a scalar loss as well (the scalars that the model returns, or else any loss of
-    all its outputs, itself not counted); no gradient is written.
+    `model` is a `torch.nn.Module`, a method of one, or any function. `args` is the tuple of its positional
+    arguments (anything else is taken as the only one), `kwargs` are its keyword arguments; an iterator among
+    them is read here, and the model gets all its items.
 
-    `execute="auto"` falls back to real tensors where the forward pass depends on values ("meta" and "real"
-    insist): the report says which in `executed`, and the counts are the same either way.
+    The model runs in eval mode, or in training mode with `train=True`, and is left exactly as it was found.
+    `backward=True` counts the backward pass of a scalar loss as well: of the scalars that the model returns,
+    or else of any loss of all its outputs, which itself is not counted. No gradient is written.
+
+    Where the forward pass depends on values, `execute="auto"` runs it again on real tensors; "meta" and
+    "real" insist on one kind. The report says in `executed` which it was, and the counts are the same.
 
     Raises `TraceError` for what cannot be counted, and whatever the model itself raises.
     """

@@ -239,7 +239,7 @@ def convolution_backward(
 
 
 def _backward_settings(*args: Any) -> tuple[Ints, Ints, bool, int, Sequence[bool]]:
-    # `convolution_backward` says bias_sizes first, the overrideable twin has no such argument
+    # `convolution_backward` says bias_sizes first, `convolution_backward_overrideable` has no such argument
     bias_sizes = 0 if isinstance(args[3], bool) else 1
     stride, _padding, dilation, transposed, _output_padding, groups, mask = args[bias_sizes : bias_sizes + 7]
     return stride, dilation, transposed, groups, mask

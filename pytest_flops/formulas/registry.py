@@ -20,11 +20,11 @@ from pytest_flops.errors import FormulaError
 from pytest_flops.metrics import Cost
 
 Formula = Callable[..., "Cost | int"]
-"""Called as `formula(*args, out=result, **kwargs)` with the op's own arguments.
+"""A formula is called as `formula(*args, out=result, **kwargs)`, with the op's own arguments and its result.
 
-Tensors carry metadata only (they may be on meta): read `.shape`, `.ndim`, `.dtype`, `.is_complex()`, nothing
-else. Returns a `Cost`, or plain FLOPs for an op without multiply-accumulates. May return `NotImplemented` to
-leave the op to its decomposition.
+Tensors may have no data: read only `shape`, `ndim`, `numel()`, `dtype` and `is_complex()`. It returns FLOPs
+as an int, a `Cost` where there are multiply-accumulates, or `NotImplemented` to leave the op to its
+decomposition.
 """
 
 DECOMPOSE = cast(Cost, NotImplemented)
@@ -39,14 +39,30 @@ _generation = 0
 
 
 def register_flop_formula(ops: Op | Iterable[Op], *, override: bool = False) -> Callable[[F], F]:
-    """Register the decorated function as the formula of an op, or of several.
+    """Register the decorated function as the FLOP formula of an operator, or of several.
 
-    An op is an `OpOverloadPacket` (`torch.ops.mylib.my_op`, all overloads), an `OpOverload`
-    (`torch.ops.mylib.my_op.default`), or the name of either, `"mylib::my_op"`, where the library that
-    defines the op may not be loaded yet. In-place ops use the formula of the op without the underscore
-    unless they have their own. See `Formula` for how it is called and what it returns.
+    A formula is called as `formula(*args, out=result, **kwargs)`: with the arguments of the operator as they
+    were given, and with what it returned. Tensors may have no data: read only `shape`, `ndim`, `numel()`,
+    `dtype` and `is_complex()`. It returns FLOPs as an int, `Cost(flops, macs)` where there are
+    multiply-accumulates, or `NotImplemented` to leave the operator to its decomposition.
 
-    Raises FormulaError for anything else, and for an op that already has a formula unless `override` is set.
+    An operator of your own that returns the distance of each row of `x` from each row of `y`, of length d,
+    gets its formula so; in a suite of tests this stands in a conftest.py::
+
+        from pytest_flops import register_flop_formula
+
+        @register_flop_formula("mylib::distances")
+        def distances_flops(x, y, *, out):
+            n, d = x.shape
+            m = y.shape[0]
+            return n * m * 3 * d  # d subtractions, d squares, d - 1 additions and a root for each pair
+
+    `ops` is one operator or several: the name `"mylib::my_op"`, whose library may be loaded later,
+    `torch.ops.mylib.my_op` (all overloads) or `torch.ops.mylib.my_op.default` (one overload). In-place
+    operators use the formula of the one without the underscore, unless they have their own.
+
+    Raises `FormulaError` for anything else, and for an operator that already has a formula unless `override`
+    is set.
     """
     names = [_qualified_name(op) for op in _as_list(ops)]
 
@@ -157,10 +173,10 @@ def _lookup_names(func: OpOverload) -> Iterator[str]:
 
 
 def _tags(func: OpOverload) -> set[torch.Tag]:
-    # In-place and out= overloads (`gelu_`, `elu.out`) lack tags that their functional twin has
+    # In-place and out= overloads (`gelu_`, `elu.out`) lack tags that the functional op has
     namespace, _, name = func._schema.name.partition("::")
     tags = set(func.tags)
-    for twin in {name, name.removesuffix("_")}:
-        packet = getattr(getattr(torch.ops, namespace), twin, None)
+    for plain_name in {name, name.removesuffix("_")}:
+        packet = getattr(getattr(torch.ops, namespace), plain_name, None)
         tags.update(*(getattr(packet, overload).tags for overload in packet.overloads()) if packet else ())
     return tags

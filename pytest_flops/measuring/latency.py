@@ -4,12 +4,12 @@ Milliseconds by themselves are not. With other processes on the cores the median
 moves by a factor of 3: they take the core away, and while they run on the next one they slow this one down
 (shared caches, memory, execution units, clock). So three things are done about it:
 
-1. Time in which this thread was ready to run and waited for a core is taken off, where Linux keeps account
-   of it and the work is done by one thread. All other time counts: arithmetic, Python, sleep, locks, disks.
+1. Time in which this thread was ready to run and waited for a core is taken off, where Linux counts it
+   and the work is done by one thread. All other time counts: arithmetic, Python, sleep, locks, disks.
 2. The model runs in turn with a fixed reference workload, on the same device and threads, and each of its
    times is divided by the mean of the reference's before and after it: what slows both cancels.
-3. What remains is chance, which does not strike the same way several times: the result is a median, and what
-   would break a budget or become a baseline is measured three times (`measuring`).
+3. What remains is chance, which rarely goes the same way several times: the result is a median, and what
+   would break a budget or become a baseline is measured three times (`plugin/measure.py`).
 
 `tests/benchmarks/bench_latency.py` shows what comes of it.
 """
@@ -174,7 +174,7 @@ def _pairs(ready: Ready, limit: _TimeLimit) -> list[Pair]:
     models: list[float] = []
     references = [run_reference(rounds)]
     end = perf_counter() + min(_LONGEST_S, limit.left_s)
-    # By the clock that leaves waiting out: a busy machine takes longer, but gives as much evidence.
+    # By the clock that leaves waiting out: a busy machine takes longer, but makes as many pairs.
     while len(models) < _LEAST_PAIRS or (
         sum(models) + sum(references) < _PAIRING_S * 1e9
         and len(models) < _MOST_PAIRS

@@ -31,8 +31,8 @@ def reference_on(device: torch.device) -> Callable[[], None]:
 
     About half of it is arithmetic and memory: two 3×3 convolutions of 64 channels, two matrix products, the
     addition of vectors that a core's own cache does not hold. The other half is overhead: layers of all kinds
-    on next to no data. They are varied because it is the sheer amount of code that a busy neighbour slows: a
-    loop over one operator would hardly notice him. All is float32; on CUDA it is larger, to outweigh its
+    on next to no data. They are of many kinds, so that much code runs: other processes on the machine slow
+    down much code more than a loop over one operator. All is float32; on CUDA it is larger, to outweigh its
     launches.
     """
     sizes = _SIZES[device.type]

@@ -26,7 +26,7 @@ _ATTEMPT: pytest.StashKey[Attempt] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options, each with its twin for the ini file."""
+    """Add the options, each of which can stand in the ini file too."""
     add_options(parser)
 
 

@@ -19,12 +19,15 @@ T = TypeVar("T")
 
 
 class Flops:
-    """Count the FLOPs of models and hold them against the test's budget.
+    """The fixture `flops`: count models, and hold them against the budget of the test.
 
-    Call it with a model and its inputs: it counts one forward pass on shapes alone, compares the count with
-    the baseline and with the ceilings of the test's `flops_budget` markers, and returns the report. A
-    broken budget fails the test. Where the budget asks for what only running shows, and the counts are within
-    it, the model is measured too.
+    `flops(model, *args, **kwargs)` counts one forward pass on shapes alone, compares the count with the
+    baseline and with the ceilings of the test's `flops_budget` markers, and returns the `Report`. A broken
+    budget fails the test. Where the budget asks for latency or CUDA memory, and the counts are within it, the
+    model is run for real and measured as well.
+
+    `flops.named("encoder")(model, ...)` does the same under a name, for a test with several models.
+    `flops.count(model, ...)` only counts.
     """
 
     def __init__(self, attempt: Attempt, name: str | None = None) -> None:
@@ -32,7 +35,10 @@ class Flops:
         self._name = name
 
     def __call__(self, model: Any, /, *args: Any, **kwargs: Any) -> Report:
-        """Count a model, called with these inputs, and fail the test where that breaks the budget."""
+        """Count a model, called with these inputs, and return the report.
+
+        Fails the test where the model breaks the budget, has no baseline or cannot be counted.
+        """
         __tracebackhide__ = True
         try:
             found = self._traced(model, args, kwargs)
@@ -44,7 +50,7 @@ class Flops:
         return report
 
     def count(self, model: Any, /, *args: Any, **kwargs: Any) -> Report:
-        """Count only: no baseline, no ceiling, no failure."""
+        """Count a model in the mode of the budget and return the report; compare it with nothing."""
         __tracebackhide__ = True
         return self._traced(model, args, kwargs).report()
 

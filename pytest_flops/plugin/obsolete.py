@@ -1,4 +1,7 @@
-"""Which baselines nothing uses any more: on full evidence only, so that deleting them loses nothing."""
+"""Find baselines that no test uses any more, and delete them on demand.
+
+A run that left out or failed a test of a file says nothing about that file, so that deleting loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def settle(ledger: Ledger, *, prune: bool, folders: bool, start: Path) -> None:
 
 
 def find_obsolete(ledger: Ledger, *, folders: bool, start: Path) -> Iterator[Obsolete]:
-    """Yield the baselines that nothing uses, on full evidence only.
+    """Yield the baselines that no test uses any more.
 
     A file counts as unused when every test of its test file was collected, ran and passed, and none used it;
     or, when whole `folders` were collected, when its test file is gone. Paths are shown relative to `start`.
