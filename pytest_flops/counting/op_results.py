@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -89,6 +90,25 @@ def contiguous_stride(size: Sequence[int]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(length, 1)
     return tuple(reversed(strides))
+
+
+def broadcasts(shape: Sequence[int], size: Sequence[int]) -> bool:
+    """Tell whether a tensor of this shape can be expanded to a size."""
+    missing = len(size) - len(shape)
+    return missing >= 0 and all(n in (1, m) for n, m in zip(shape, size[missing:], strict=True))
+
+
+def contiguous(size: Sequence[int], dtype: torch.dtype) -> New:
+    """Describe a new contiguous tensor."""
+    return New(torch.Size(size), contiguous_stride(size), dtype, math.prod(size) * dtype.itemsize)
+
+
+def transposed(new: New, first: int, second: int) -> New:
+    """Describe a new tensor with two dimensions in each other's place."""
+    size, stride = list(new.size), list(new.stride)
+    size[first], size[second] = size[second], size[first]
+    stride[first], stride[second] = stride[second], stride[first]
+    return new._replace(size=torch.Size(size), stride=tuple(stride))
 
 
 def build(

@@ -11,35 +11,57 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; torch publishes no alias
 
+from pytest_flops.counting import layer_shapes
 from pytest_flops.counting.calls import Call
-from pytest_flops.counting.op_results import META, New, Same, contiguous_stride, is_plain
+from pytest_flops.counting.layouts import like_all
+from pytest_flops.counting.op_results import (
+    META,
+    New,
+    Same,
+    Several,
+    broadcasts,
+    contiguous,
+    contiguous_stride,
+    is_plain,
+)
 
-RuleResult = New | Same | None
+RuleResult = New | Same | Several | None
 
 _aten = torch.ops.aten
+CPU = torch.device("cpu")
 
 
-_Rule = Callable[[Call], RuleResult]
+class Rule(NamedTuple):
+    """How an op's result is told, and of which arguments: dense and of one dtype unless it says otherwise."""
+
+    tell: Callable[[Call], RuleResult]
+    any_layout: bool = False
+    any_dtype: bool = False
+
+    def fits(self, tensors: Sequence[Tensor]) -> bool:
+        """Tell whether the rule speaks of such tensors; the strides of empty ones are anybody's guess."""
+        if not all(is_plain(tensor) and tensor.numel() for tensor in tensors):
+            return False
+        if not self.any_dtype and not all(tensor.dtype is tensors[0].dtype for tensor in tensors):
+            return False
+        return self.any_layout or all(map(_is_dense, tensors))
 
 
 def result_by_rule(call: Call) -> RuleResult:
     """Return the description of an op's result, or None where only PyTorch can tell."""
-    func, tensors = call.func, call.tensors
-    rule = _rule_for(func)
-    if rule is None or not tensors or call.args[0] is not tensors[0]:
+    rule, tensors = _rule_for(call.func), call.tensors
+    if rule is None or not tensors or not call.args or not rule.fits(tensors):
         return None
-    dtype = tensors[0].dtype
-    if not all(tensor.dtype is dtype and is_plain(tensor) and tensor.numel() for tensor in tensors):
-        return None  # the strides of empty tensors are anybody's guess
-    if func is not _aten.layer_norm.default and not all(map(_is_dense, tensors)):
-        return None  # layer_norm makes a contiguous tensor of any
-    return rule(call)
+    first = call.args[0]
+    if first is not tensors[0] and not (isinstance(first, (list, tuple)) and first[0] is tensors[0]):
+        return None
+    return rule.tell(call)
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -48,13 +70,9 @@ def _is_dense(tensor: Tensor) -> bool:
 
 
 @functools.cache
-def _rule_for(func: OpOverload) -> _Rule | None:
+def _rule_for(func: OpOverload) -> Rule | None:
     named = _RULES.get(func)
-    return _pointwise if named is None and torch.Tag.pointwise in func.tags else named
-
-
-def _fresh(size: Sequence[int], dtype: torch.dtype) -> New:
-    return New(torch.Size(size), contiguous_stride(size), dtype, math.prod(size) * dtype.itemsize)
+    return _POINTWISE if named is None and torch.Tag.pointwise in func.tags else named
 
 
 # One rule for all pointwise ops -----------------------------------------------------------------------------
@@ -62,65 +80,77 @@ def _fresh(size: Sequence[int], dtype: torch.dtype) -> New:
 _IN_PLACE = "in place"
 _Learned = torch.dtype | str | None
 _learned: dict[tuple[object, ...], _Learned] = {}
-_PLAIN = frozenset({Tensor, int, float, bool, str, type(None)})
+_PLAIN = frozenset({int, float, bool, str, type(None)})
+_IS_TENSOR = torch.TensorType.get().isSubtypeOf
 
 
 def _pointwise(call: Call) -> RuleResult:
     """Tensors that broadcast to the largest give one of its size; the dtype is learned from a tiny call."""
     tensors = call.tensors
     size = max((tensor.shape for tensor in tensors), key=lambda shape: (len(shape), math.prod(shape)))
-    if not all(_broadcasts(tensor.shape, size) for tensor in tensors):
+    if not all(broadcasts(tensor.shape, size) for tensor in tensors):
         return None
-    values = (*call.args, *call.kwargs.values())
-    kinds = tuple(Tensor if isinstance(value, Tensor) else type(value) for value in values)
-    if not _PLAIN.issuperset(kinds):
+    kinds = [_kind(value) for value in (*call.args, *call.kwargs.values())]
+    if not _PLAIN.issuperset(kind for kind in kinds if type(kind) is type):
         return None
-    key = (call.func, tensors[0].dtype, kinds, (*call.kwargs,), torch.get_default_dtype())
+    key = (call.func, *kinds, *call.kwargs, torch.get_default_dtype())
     if key not in _learned:
         _learned[key] = _learn(call)
     learned = _learned[key]
     if learned is _IN_PLACE:
-        return Same(0) if tensors[0].shape == size else None
-    return _fresh(size, learned) if isinstance(learned, torch.dtype) else None
+        return Same(0) if tensors[0].shape == size and _is_dense(tensors[0]) else None
+    if not isinstance(learned, torch.dtype):
+        return None
+    return like_all(tensors, size, learned, with_number=_has_number(call))
 
 
-def _broadcasts(shape: Sequence[int], size: Sequence[int]) -> bool:
-    full = size[len(size) - len(shape) :]
-    return all(length in (1, there) for length, there in zip(shape, full, strict=True))
+def _has_number(call: Call) -> bool:
+    """Tell whether a number was given where the op takes a tensor, as in `x + 1`."""
+    expected = zip(call.args, call.func._schema.arguments, strict=False)
+    return any(
+        isinstance(value, (int, float, complex)) and _IS_TENSOR(place.type) for value, place in expected
+    )
+
+
+def _kind(value: Any) -> object:
+    """Return what of a value decides a result's dtype: a tensor without dimensions promotes like a number."""
+    return (value.dtype, value.ndim == 0) if isinstance(value, Tensor) else type(value)
 
 
 def _learn(call: Call) -> _Learned:
-    """Run an op on one element each and see what it returns; None for anything but one like it."""
-    first = torch.empty(1, dtype=call.tensors[0].dtype, device=META)
+    """Run an op on one element each and see what it returns; None for anything but one like it.
 
-    def tiny(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        return first if value is call.tensors[0] else torch.empty_like(first)
-
+    On the CPU: the kernels of meta tensors are Python that imports PyTorch's compiler, a second of it.
+    """
+    device = CPU if call.func.namespace == "aten" else META  # what a library's own kernel does is its affair
+    tiny = [
+        torch.ones((1,) * min(tensor.ndim, 1), dtype=tensor.dtype, device=device) for tensor in call.tensors
+    ]
     try:
-        result = call.func(
-            *map(tiny, call.args), **{name: tiny(value) for name, value in call.kwargs.items()}
-        )
+        result = call.on(tiny, device)()
     except Exception:  # PyTorch will say what is wrong when it is asked with the real arguments
         return None
-    if result is first:
+    if result is tiny[0]:
         return _IN_PLACE
-    if type(result) is not Tensor or result.shape != first.shape or result._is_view():
+    if type(result) is not Tensor or result.ndim != max(t.ndim for t in tiny) or result._is_view():
         return None
     return result.dtype
+
+
+_POINTWISE = Rule(_pointwise, any_layout=True, any_dtype=True)
+_POINTWISE_CONTIGUOUS = Rule(_pointwise, any_dtype=True)
 
 
 # Ops by name ------------------------------------------------------------------------------------------------
 
 
-def _keeping(fits: Callable[..., bool]) -> _Rule:
+def _keeping(fits: Callable[..., bool]) -> Callable[[Call], RuleResult]:
     """Make the rule of an op that returns something like its first argument, provided that the others fit."""
 
     def rule(call: Call) -> RuleResult:
         if call.kwargs or not fits(*call.args):
             return None
-        return _fresh(call.tensors[0].shape, call.tensors[0].dtype)
+        return contiguous(call.tensors[0].shape, call.tensors[0].dtype)
 
     return rule
 
@@ -154,7 +184,7 @@ def _linear(call: Call) -> RuleResult:
     x, weight, *bias = call.tensors
     if call.kwargs or x.ndim < 1 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         return None
-    return _fresh((*x.shape[:-1], weight.shape[0]), x.dtype) if _are(weight.shape[:1], *bias) else None
+    return contiguous((*x.shape[:-1], weight.shape[0]), x.dtype) if _are(weight.shape[:1], *bias) else None
 
 
 def _over_dims(call: Call) -> RuleResult:
@@ -167,18 +197,57 @@ def _over_dims(call: Call) -> RuleResult:
         return None
     gone = {dim % x.ndim for dim in dims}
     sizes = enumerate(x.shape)
-    return _fresh([1 if dim in gone else size for dim, size in sizes if keepdim or dim not in gone], x.dtype)
+    return contiguous(
+        [1 if dim in gone else size for dim, size in sizes if keepdim or dim not in gone], x.dtype
+    )
 
 
-_RULES: Mapping[OpOverload, _Rule] = {
-    _aten.hardswish.default: _pointwise,  # these two lack the tag
-    _aten.hardswish_.default: _pointwise,
-    _aten.batch_norm.default: _keeping(_fits_batch_norm),
-    _aten.layer_norm.default: _keeping(_fits_layer_norm),
-    _aten.group_norm.default: _keeping(_fits_group_norm),
-    _aten.softmax.int: _keeping(_fits_softmax),
-    _aten.roll.default: _keeping(_fits_roll),
-    _aten.linear.default: _linear,
-    _aten.mean.dim: _over_dims,
-    _aten.sum.dim_IntList: _over_dims,
+def _dropout(call: Call) -> RuleResult:
+    """`(x, p, train)`: nothing happens in eval mode, or without a chance to drop anything."""
+    x, p, train = call.args
+    if call.kwargs or not x.is_floating_point() or not 0 <= p <= 1:
+        return None
+    return like_all([x], x.shape, x.dtype) if train and p else Same(0)
+
+
+_RULES: Mapping[OpOverload, Rule] = {
+    _aten.hardswish.default: _POINTWISE,  # these two lack the tag
+    _aten.hardswish_.default: _POINTWISE,
+    _aten.masked_fill.Scalar: _POINTWISE_CONTIGUOUS,  # these make their own layout
+    _aten.masked_fill.Tensor: _POINTWISE_CONTIGUOUS,
+    _aten.mvlgamma.default: _POINTWISE_CONTIGUOUS,
+    _aten.dropout.default: Rule(_dropout, any_layout=True),
+    _aten.batch_norm.default: Rule(_keeping(_fits_batch_norm)),
+    _aten.layer_norm.default: Rule(_keeping(_fits_layer_norm), any_layout=True),
+    _aten.group_norm.default: Rule(_keeping(_fits_group_norm)),
+    _aten.softmax.int: Rule(_keeping(_fits_softmax)),
+    _aten.roll.default: Rule(_keeping(_fits_roll)),
+    _aten.linear.default: Rule(_linear),
+    _aten.mean.dim: Rule(_over_dims),
+    _aten.sum.dim_IntList: Rule(_over_dims),
+    _aten.conv1d.default: Rule(layer_shapes.convolution),
+    _aten.conv2d.default: Rule(layer_shapes.convolution),
+    _aten.conv3d.default: Rule(layer_shapes.convolution),
+    _aten.max_pool1d.default: Rule(layer_shapes.pooling(1, has_dilation=True)),
+    _aten.max_pool2d.default: Rule(layer_shapes.pooling(2, has_dilation=True)),
+    _aten.max_pool3d.default: Rule(layer_shapes.pooling(3, has_dilation=True)),
+    _aten.avg_pool1d.default: Rule(layer_shapes.pooling(1, has_dilation=False)),
+    _aten.avg_pool2d.default: Rule(layer_shapes.pooling(2, has_dilation=False)),
+    _aten.avg_pool3d.default: Rule(layer_shapes.pooling(3, has_dilation=False)),
+    _aten.adaptive_avg_pool1d.default: Rule(layer_shapes.adaptive_pooling(1)),
+    _aten.adaptive_avg_pool2d.default: Rule(layer_shapes.adaptive_pooling(2)),
+    _aten.adaptive_avg_pool3d.default: Rule(layer_shapes.adaptive_pooling(3)),
+    _aten.mm.default: Rule(layer_shapes.matrix_product, any_layout=True),
+    _aten.bmm.default: Rule(layer_shapes.matrix_product, any_layout=True),
+    _aten.addmm.default: Rule(layer_shapes.matrix_product_plus, any_layout=True),
+    _aten.baddbmm.default: Rule(layer_shapes.matrix_product_plus, any_layout=True),
+    _aten.scaled_dot_product_attention.default: Rule(layer_shapes.attention, any_layout=True, any_dtype=True),
+    _aten.embedding.default: Rule(layer_shapes.embedding, any_layout=True, any_dtype=True),
+    _aten.cat.default: Rule(layer_shapes.join),
+    _aten.pad.default: Rule(layer_shapes.padding),
+    _aten.constant_pad_nd.default: Rule(layer_shapes.padding),
+    _aten.lstm.input: Rule(layer_shapes.recurrent),
+    _aten.gru.input: Rule(layer_shapes.recurrent),
+    _aten.rnn_tanh.input: Rule(layer_shapes.recurrent),
+    _aten.rnn_relu.input: Rule(layer_shapes.recurrent),
 }

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import DispatchKey  # what an op's kernels are listed by; torch publishes no other name
 from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; torch publishes no alias
 from torch.utils._python_dispatch import TorchDispatchMode  # documented for extending; no public alias yet
 
@@ -345,7 +346,9 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outer, self.tally = self.tally, Tally()
         try:
             with self:
-                return call.func.decompose(*call.args, **call.kwargs)
+                # Private, and what eager PyTorch itself runs: `decompose` prefers Python where there is some,
+                # which imports sympy.
+                return call.func._op_dk(DispatchKey.CompositeImplicitAutograd, *call.args, **call.kwargs)
         finally:
             self.tally = outer
 

@@ -47,24 +47,26 @@ def kernels(model: nn.Module, x: Tensor) -> list[str]:
 
 
 def test_what_is_remembered_runs_no_kernel() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
+    up = nn.ConvTranspose2d  # of which no rule tells the result
+    model = nn.Sequential(up(3, 4, 3), nn.ReLU(), up(4, 4, 3), up(4, 4, 3))
     x = torch.randn(2, 3, 16, 16)
-    assert kernels(model, x).count("conv2d") == 3
+    assert kernels(model, x).count("conv_transpose2d") == 3
     assert set(kernels(model, x)) <= {"detach", "empty_strided"}
 
 
-def test_kernels_run_on_meta_only() -> None:
+def test_kernels_run_on_meta_or_on_one_element() -> None:
     class OnlyMeta(Counting):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             out = super().__torch_dispatch__(func, types, args, kwargs)
             outs = [out] if isinstance(out, Tensor) else out
-            assert self.ran[-1] == "detach" or all(result.is_meta for result in outs), func
+            assert self.ran[-1] == "detach" or all(each.is_meta or each.numel() == 1 for each in outs), func
             return out
 
-    model, x = nn.Sequential(nn.Conv1d(5, 4, 1), nn.LayerNorm(1), nn.AvgPool1d(1)), torch.randn(3, 5, 1)
+    x = torch.randn(3, 5, 2)
+    model = nn.Sequential(nn.ConvTranspose1d(5, 4, 1), nn.LayerNorm(2), nn.AdaptiveMaxPool1d(1))
     with OnlyMeta() as mode:
         trace(model, x)
-    assert {"conv1d", "avg_pool1d"} <= set(mode.ran)
+    assert {"conv_transpose1d", "adaptive_max_pool1d"} <= set(mode.ran)
 
 
 def test_dtype_of_a_number_is_part_of_the_key() -> None:
@@ -128,19 +130,6 @@ def test_a_tensor_on_a_fixed_device_is_no_error() -> None:
         return x + torch.arange(5, device="cpu") + torch.ones(5, device="meta")
 
     assert trace(forward, torch.randn(3, 5)).flops == 30
-
-
-FIRST_TRACE = """
-import sys, torch
-from torch import nn
-from pytest_flops import trace
-trace(nn.Conv2d(3, 4, 3, bias=False), torch.randn(1, 3, 8, 8))
-sys.exit("imported" if "torch._dynamo" in sys.modules else 0)
-"""
-
-
-def test_a_first_trace_imports_no_compiler() -> None:
-    assert subprocess.run([sys.executable, "-c", FIRST_TRACE], timeout=120).returncode == 0
 
 
 def test_that_the_hook_which_keeps_it_out_still_exists() -> None:

@@ -1,0 +1,94 @@
+"""In what order a pointwise op lays out its result: TensorIterator's own rules, from strides alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pytest_flops.counting.op_results import New, contiguous
+
+
+def like_all(
+    tensors: Sequence[Tensor], size: Sequence[int], dtype: torch.dtype, *, with_number: bool = False
+) -> New:
+    """Describe the result of a pointwise op on tensors that broadcast to a size.
+
+    The rules are those of ATen/TensorIterator.cpp: contiguous if all are; channels last if all are; as they
+    stand if all have the same dense strides; else the dimensions are sorted by stride, first those
+    of the first tensor. `with_number` says that a number stands beside them: a tensor without dimensions.
+    """
+    full = not with_number and all(tensor.shape == torch.Size(size) for tensor in tensors)
+    if full and all(tensor.is_contiguous() for tensor in tensors):
+        return contiguous(size, dtype)
+    if full and len(size) in _CHANNELS_LAST:
+        order, memory_format = _CHANNELS_LAST[len(size)]
+        if all(tensor.is_contiguous(memory_format=memory_format) for tensor in tensors):
+            return _laid_out(order, size, dtype)
+    stride = tensors[0].stride()
+    if full and all(t.stride() == stride for t in tensors) and _is_permuted(size, stride):
+        return New(torch.Size(size), stride, dtype, math.prod(size) * dtype.itemsize)
+    return _laid_out(_sorted_dims(tensors, size), size, dtype)
+
+
+_CHANNELS_LAST = {
+    4: ((1, 3, 2, 0), torch.channels_last),
+    5: ((1, 4, 3, 2, 0), torch.channels_last_3d),
+}
+"""The dimensions from the innermost, by how many there are."""
+
+
+def _laid_out(order: Sequence[int], size: Sequence[int], dtype: torch.dtype) -> New:
+    """Describe a new dense tensor, given its dimensions from the innermost."""
+    strides, step = [0] * len(size), 1
+    for dim in order:
+        strides[dim] = step
+        step *= size[dim]
+    return New(torch.Size(size), tuple(strides), dtype, step * dtype.itemsize)
+
+
+def _is_permuted(size: Sequence[int], stride: Sequence[int]) -> bool:
+    """Tell whether strides are those of a dense tensor with its dimensions in another order."""
+    expected = 1
+    for step, length in sorted((s, n) for s, n in zip(stride, size, strict=True) if n > 1):
+        if step != expected:
+            return False
+        expected *= length
+    return True
+
+
+def _sorted_dims(tensors: Sequence[Tensor], size: Sequence[int]) -> list[int]:
+    """Return the dimensions from the innermost, by an insertion sort that leaves ties as they are."""
+    strides = [_broadcast_strides(tensor, size) for tensor in tensors]
+    order = [*reversed(range(len(size)))]
+    for position in range(1, len(order)):
+        here = position
+        for there in reversed(range(position)):
+            comparison = _compare(order[there], order[here], strides, size)
+            if comparison > 0:
+                order[there], order[here] = order[here], order[there]
+                here = there
+            elif comparison < 0:
+                break
+    return order
+
+
+def _broadcast_strides(tensor: Tensor, size: Sequence[int]) -> list[int]:
+    """Return a tensor's strides in the dimensions of a result: 0 where it is broadcast."""
+    missing = len(size) - tensor.ndim
+    own = zip(tensor.shape, tensor.stride(), size[missing:], strict=True)
+    return [0] * missing + [0 if length == 1 and full != 1 else stride for length, stride, full in own]
+
+
+def _compare(a: int, b: int, strides: Sequence[Sequence[int]], size: Sequence[int]) -> int:
+    """Return 1 where dimension `b` belongs inside of `a`, -1 where it does not, 0 where no tensor tells."""
+    for stride in strides:
+        if stride[a] == 0 or stride[b] == 0:
+            continue
+        if stride[a] != stride[b]:
+            return 1 if stride[a] > stride[b] else -1
+        if size[a] > size[b]:
+            return 1
+    return 0
