@@ -1,8 +1,10 @@
-"""Fixtures for runs of pytest inside a test."""
+"""What every test leaves as it found it, and fixtures for runs of pytest inside a test."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,14 @@ def off_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let pytest shorten its summary, as it does for people; on CI machines it does not."""
     for name in ("CI", "BUILD_NUMBER"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def formulas_as_found() -> Iterator[None]:
+    """Undo what a test registers: nothing, where nobody has imported the formulas, and torch with them."""
+    registry = sys.modules.get("pytest_flops.formulas.registry")
+    with registry.registrations_undone() if registry else nullcontext():
+        yield
 
 
 @pytest.fixture
