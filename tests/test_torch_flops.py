@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.autograd.profiler import profile
 
-from pytest_flops import FlopsError, MeasurementError, TorchFLOPsByFX, TraceError, trace
-from pytest_flops.measuring import propagate as propagation
+from pytest_flops import FlopsError, MeasurementError, TorchFLOPsByFX, TraceError, propagate, trace
 from tests.fakes import Script
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "torch_flops"
@@ -312,7 +312,7 @@ def test_the_csv_file(tmp_path, monkeypatch):
 def readings(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = ((0.0, 1000, 1000), (2.5, 1400, 1900)), ((4.0, 1400, 1400), (5.0, 1300, 1600))
     probe = Script(*first, *second)
-    monkeypatch.setattr(propagation, "probes_for", lambda device: (probe, probe))
+    monkeypatch.setattr("pytest_flops.torch_flops.propagate", partial(propagate, probes=(probe, probe)))
 
 
 def test_the_totals_are_printed_and_returned(capsys, monkeypatch):

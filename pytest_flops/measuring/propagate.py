@@ -19,7 +19,7 @@ from typing import Any
 from pytest_flops.counting.recorder import Step
 from pytest_flops.counting.subject import Subject
 from pytest_flops.errors import MeasurementError
-from pytest_flops.measuring.probes import Timer, probes_for
+from pytest_flops.measuring.probes import Scale, Timer, probes_for
 from pytest_flops.measuring.ready import Ready, first_line, is_device_failure, is_out_of_memory
 from pytest_flops.measuring.stopwatch import Stopwatch, recorded_pass, visible_positions
 from pytest_flops.results.measured import Measurement, Measurements
@@ -32,18 +32,20 @@ def propagate(
     kwargs: Mapping[str, Any] | None = None,
     *,
     warmup: int = 1,
+    probes: tuple[Timer, Scale | None] | None = None,
 ) -> Measurements:
     """Run a model on real tensors, on its own device, and return what each step took.
 
     The arguments are those of `trace`; inputs are copied to the model's device. The model runs in eval mode
     and without gradients, `warmup` times unmeasured, then once measured, on the CPU twice: for its time and
     for its memory. It is left as it was found. On CUDA this resets the device's peak memory statistics.
+    Other `probes` than the device's own may read time and memory around each step.
 
     Raises `MeasurementError` where the model is on meta or on several devices, runs out of memory or takes
     other steps than on shapes alone; `TraceError` for what cannot be counted; and whatever the model raises.
     """
     ready = Ready.of(model, args, kwargs)
-    timer, scale = probes_for(ready.device)
+    timer, scale = probes or probes_for(ready.device)
     with ready.contents_kept():
         for _ in range(warmup):
             recorded_pass(ready, timer)
