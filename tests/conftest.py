@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.runs import NET, QUICK
+
+# One thread for what a test computes, here and in the processes that it starts; torch reads this when it is
+# imported. Where two processes each take all cores, their threads spin while they wait for one that has none:
+# up to five times the processor's seconds.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +50,12 @@ def run_inside(pytester: pytest.Pytester, net: Path) -> Callable[..., pytest.Run
         return pytester.runpytest_inprocess(*QUICK, *args)
 
     return run
+
+
+@pytest.fixture
+def quick_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let budgets in this process measure with the least effort: where the time itself does not matter."""
+    from pytest_flops.measuring import latency
+
+    effort = latency.Effort(most_runs=1, work_s=0.0)
+    monkeypatch.setattr(latency, "latency_of", partial(latency.latency_of, effort=effort))

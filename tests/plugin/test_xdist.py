@@ -44,8 +44,8 @@ def test_200_tests_updated_by_four_workers(pytester, net):
 
 def test_workers_report_failures_wrong_markers_and_groups(pytester, net):
     pytester.makepyfile(
-        test_it="from net import *\n"
-        "@pytest.mark.xdist_group('g')\ndef test_net(flops): flops(Block(2), x())\n"
+        test_it="import pytest\n"
+        "@pytest.mark.xdist_group('g')\ndef test_never_run(flops): pass\n"
         "@pytest.mark.flops_budget(flop=1)\ndef test_wrong(flops): pass"
     )
     result = pytester.runpytest_subprocess(*QUICK, "-n1", "--dist=loadgroup")
