@@ -26,24 +26,10 @@ from torch.autograd.profiler import profile
 
 from pytest_flops import FlopsError, MeasurementError, TorchFLOPsByFX, TraceError, propagate, trace
 from tests.fakes import Script
+from tests.nets import Toy
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "torch_flops"
 IMAGE = torch.randn(1, 3, 224, 224)
-
-
-class Toy(nn.Module):
-    """The model of the README of torch_flops."""
-
-    def __init__(self, add_one: bool = False) -> None:
-        super().__init__()
-        self.layer = nn.Linear(5, 4)
-        self.add_one = add_one
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer(x)
-        if self.add_one:
-            x += 1.0
-        return x
 
 
 class Calls(nn.Module):

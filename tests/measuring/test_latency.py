@@ -19,6 +19,8 @@ from pytest_flops.measuring.clocks import Clock, CudaClock, WallClock, clock_for
 from pytest_flops.measuring.latency import Effort, Pair, latency_of, summarised
 from pytest_flops.measuring.ready import Ready
 from pytest_flops.measuring.reference import REFERENCE_VERSION
+from tests.nets import Calls
+from tests.settings import threads as on_threads
 
 X = torch.randn(3, 5)
 QUICK = Effort(most_runs=1, work_s=0.0)
@@ -61,18 +63,6 @@ class FakeTime:
     def latency(self, model: Callable[..., Any], **options: Any) -> Latency:
         """Measure a model on X by these clocks."""
         return latency(model, X, clock=self, wall_s=self.now_s, **options)
-
-
-class Calls(nn.Module):
-    """A model with one Linear(5, 5) whose forward is a function of (module, *inputs)."""
-
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        super().__init__()
-        self.lin = nn.Linear(5, 5)
-        self.run = forward
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.run(self, *inputs)
 
 
 def on_real(act: Callable[[], Any]) -> Calls:
@@ -224,10 +214,8 @@ def test_a_compiled_model_runs_compiled():
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with on_threads(2):
+        yield
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -18,6 +18,7 @@ from torch._subclasses import FakeTensorMode
 from pytest_flops import MeasurementError
 from pytest_flops.counting.trace import Prepared
 from pytest_flops.measuring.machine import cpu_name, fingerprint
+from tests.settings import threads
 
 X = torch.randn(3, 5)
 
@@ -63,12 +64,8 @@ def test_the_parts_on_a_cpu(on_fast_9000, model, inputs, threads, expected):
 
 
 def test_no_number_of_threads_is_that_of_the_process(on_fast_9000):
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
+    with threads(3):
         assert on_fast_9000(nn.ReLU(), X, threads=None) == "Fast 9000, AVX9, 3 threads, float32"
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("precision")
