@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,35 @@ from tests.runs import NET, QUICK
 # imported. Where two processes each take all cores, their threads spin while they wait for one that has none:
 # up to five times the processor's seconds.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that shuffles the tests: a plugin would add lines to what inner runs show, too."""
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run the tests in a random order")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say how to get the same order again."""
+    seed = config.getoption("shuffle")
+    return None if seed is None else f"in the random order of --shuffle={seed}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Shuffle the tests of all files together, the same way in every worker."""
+    seed = config.getoption("shuffle")
+    if seed is not None:
+        random.Random(seed).shuffle(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let a worker that is through with its tests take from the others': some take a minute, most no time."""
+    if config.getoption("dist") != "load":  # what xdist chooses where nobody does
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

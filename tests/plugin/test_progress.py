@@ -57,7 +57,7 @@ for options in sys.argv[1:]:
 RUNS = {"plain": [], "verbose": ["-v"], "quiet": ["-q"], "workers": ["-n1"]}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """Run pytest at a terminal, in one process as often as there are ways; return the lines of each run."""
     folder = tmp_path_factory.mktemp("terminal")

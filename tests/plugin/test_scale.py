@@ -41,7 +41,7 @@ def pytest_sessionfinish():
 RUNS = {"new": ("--flops-update",), "updated": ("--flops-update",), "compared": ()}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return what runs of the suite one after the other print, each in a process of its own."""
     folder: Path = tmp_path_factory.mktemp("scale")
