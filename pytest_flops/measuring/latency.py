@@ -53,9 +53,9 @@ class Effort:
     most_pairs: int = 300
     """The most, however short they are."""
     work_s: float = 1.5
-    """No more pairs once model and reference have worked for so long,"""
+    """Enough pairs, once the model and the reference have worked for so long."""
     longest_s: float = 5.0
-    """nor once so much time has passed: others have the cores."""
+    """Enough pairs, once so much time has passed: others have the cores."""
 
     @property
     def passes(self) -> int:
