@@ -313,11 +313,12 @@ def test_a_device_has_its_clock():
 # -- what cannot be measured ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("nap", "limit"), [(0.3, 0.25), (0.1, 0.6)])
-def test_a_model_too_slow_for_its_time_limit(nap, limit):
-    fake = FakeTime()
+@pytest.mark.parametrize(("nap", "limit", "passes"), [(0.3, 0.25, 1), (0.1, 0.6, 2)])
+def test_a_model_too_slow_for_its_time_limit_is_refused_before_the_time_is_up(nap, limit, passes):
+    fake, naps = FakeTime(), []
     with pytest.raises(MeasurementError) as caught:
-        fake.latency(on_real(lambda: fake.nap(nap)), time_limit=limit)
+        fake.latency(on_real(lambda: naps.append(fake.nap(nap))), time_limit=limit)
+    assert len(naps) == passes
     assert str(caught.value) == (
         f"Calls is too slow for its time limit of {limit} s: one forward pass takes {nap} s, and a "
         "measurement needs 9. Give it smaller inputs or more time."
