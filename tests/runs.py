@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pkgutil import walk_packages
 
 # hypothesis, where it is installed, would be imported anew at the end of every run inside a test: 1 s.
 QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
@@ -44,11 +45,12 @@ def x(batch=2):
 
 
 def load_torch() -> None:
-    """Import all that counts and measures, once: pytester unloads what a run inside this process imported."""
+    """Import torch and every room, once: pytester unloads what is first imported by a run inside."""
     import torch
 
+    import pytest_flops
     from pytest_flops.counting.trace import trace
 
-    for room in ("cuda_memory", "latency", "machine"):
-        import_module(f"pytest_flops.measuring.{room}")
+    for room in walk_packages(pytest_flops.__path__, "pytest_flops."):
+        import_module(room.name)
     trace(torch.nn.Linear(2, 3), (torch.zeros(1, 2),))

@@ -8,8 +8,7 @@ to it (it asks the first one for its device).
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
+import runpy
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -25,26 +24,13 @@ from torch import Tensor, nn
 from torch.autograd.profiler import profile
 
 from pytest_flops import FlopsError, MeasurementError, TorchFLOPsByFX, TraceError, trace
-from pytest_flops.measuring import propagate as propagation
+from pytest_flops.measuring.propagate import measurements_of
+from pytest_flops.measuring.ready import Ready
 from tests.fakes import Script
+from tests.nets import Toy
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "torch_flops"
 IMAGE = torch.randn(1, 3, 224, 224)
-
-
-class Toy(nn.Module):
-    """The model of the README of torch_flops."""
-
-    def __init__(self, add_one: bool = False) -> None:
-        super().__init__()
-        self.layer = nn.Linear(5, 4)
-        self.add_one = add_one
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer(x)
-        if self.add_one:
-            x += 1.0
-        return x
 
 
 class Calls(nn.Module):
@@ -312,7 +298,11 @@ def test_the_csv_file(tmp_path, monkeypatch):
 def readings(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = ((0.0, 1000, 1000), (2.5, 1400, 1900)), ((4.0, 1400, 1400), (5.0, 1300, 1600))
     probe = Script(*first, *second)
-    monkeypatch.setattr(propagation, "probes_for", lambda device: (probe, probe))
+
+    def measured(model, args):
+        return measurements_of(Ready.of(model, args, None), probe, probe)
+
+    monkeypatch.setattr("pytest_flops.torch_flops.propagate", measured)
 
 
 def test_the_totals_are_printed_and_returned(capsys, monkeypatch):
@@ -521,21 +511,21 @@ def test_errors_of_the_model_are_its_own():
 # -- the examples ---------------------------------------------------------------------------------------
 
 
-def run_example(name: str, *options: str) -> str:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV_"))}
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *options],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=env,
-        cwd=EXAMPLES.parent,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run_example(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run an example as `python EXAMPLE OPTION ...` does, but in this process; return what it prints."""
+    monkeypatch.setattr("timm.layers.config._USE_FUSED_ATTN", 1)  # an example may change it
+
+    def run(name: str, *options: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *options])
+        capsys.readouterr()
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_example1_prints_what_the_readme_of_torch_flops_says():
+def test_example1_prints_what_the_readme_of_torch_flops_says(run_example):
     assert run_example("example1.py") == (
         "========== vit_base16 ==========\n"
         "total_flops = 35,164,979,282\n"
@@ -544,7 +534,7 @@ def test_example1_prints_what_the_readme_of_torch_flops_says():
     )
 
 
-def test_example2_counts_an_attention_block():
+def test_example2_counts_an_attention_block(run_example):
     output = run_example("example2.py")
     assert output.startswith("*" * 120 + "\nopcode ")  # print_tabular
     assert "\nmatmul_1                call_function  <built-in function matmul>         Attention " in output
@@ -566,7 +556,7 @@ PEERS = ("torch_flops", "thop", "ptflops", "fvcore", "torchinfo", "calflops")
         (("--add_one", "--linear_no_bias"), 40, 40),
     ],
 )
-def test_compare_shows_every_counter(options, ours, torchs):
+def test_compare_shows_every_counter(run_example, options, ours, torchs):
     lines = run_example("compare.py", *options).splitlines()
     assert f"pytest_flops: {ours} FLOPs" in lines
     assert f"torch.utils.flop_counter: {torchs} FLOPs" in lines

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -82,6 +83,21 @@ def register_flop_formula(ops: Op | Iterable[Op], *, override: bool = False) -> 
 def generation() -> int:
     """Return a number that grows with every registration: what was counted under an older one is stale."""
     return _generation
+
+
+@contextmanager
+def registrations_undone() -> Iterator[None]:
+    """Forget, at the end of the block, every formula that was registered in it: for tests of formulas."""
+    global _generation
+    before, formulas = _generation, dict(_formulas)
+    try:
+        yield
+    finally:
+        if _generation != before:
+            _formulas.clear()
+            _formulas.update(formulas)
+            _generation += 1  # what was counted in the block is stale as well
+            formula_for.cache_clear()
 
 
 @cache

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Protocol
 
 import torch
+
+SCHEDSTAT = Path("/proc/thread-self/schedstat")
+"""Where Linux says, as the second number, for how many ns this thread has waited for a core."""
 
 
 class Clock(Protocol):
@@ -24,11 +29,14 @@ class WallClock:
     time counts.
     """
 
-    def __init__(self, *, alone: bool) -> None:
+    def __init__(
+        self, *, alone: bool, wall_ns: Callable[[], int] = perf_counter_ns, schedstat: Path = SCHEDSTAT
+    ) -> None:
+        self._wall_ns = wall_ns
         self._schedstat: int | None = None
         if alone:
             with suppress(OSError):
-                self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+                self._schedstat = os.open(schedstat, os.O_RDONLY)
 
     def __del__(self) -> None:
         if self._schedstat is not None:
@@ -38,7 +46,7 @@ class WallClock:
         """Return the time spent, in ns, less what was spent waiting for a core."""
         while True:
             waited = self._waited_ns()
-            now = perf_counter_ns() - waited
+            now = self._wall_ns() - waited
             if self._waited_ns() == waited:  # else the core was taken away between the two readings
                 return now
 
@@ -51,13 +59,14 @@ class WallClock:
 class CudaClock:
     """Wall time at which a CUDA device has done all work that it was given."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, wall_ns: Callable[[], int] = perf_counter_ns) -> None:
         self.device = device
+        self._wall_ns = wall_ns
 
     def now_ns(self) -> float:
         """Return the time in ns, once the device has done its work."""
         torch.cuda.synchronize(self.device)
-        return perf_counter_ns()
+        return self._wall_ns()
 
 
 def clock_for(device: torch.device) -> Clock:

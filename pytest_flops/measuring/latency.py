@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, repeat
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,13 +37,33 @@ from pytest_flops.measuring.reference import REFERENCE_VERSION, reference_on
 from pytest_flops.results.measured import Latency
 from pytest_flops.units import plural
 
-_BLOCK_NS = 5_000_000
-_MOST_RUNS = 100_000
-_REFERENCE_SHARE = 0.5
-_PAIRING_S = 1.5
-_LONGEST_S = 5.0
-_LEAST_PAIRS = 7
-_MOST_PAIRS = 300
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is done for one latency: by default what takes about two seconds, or nine forward passes."""
+
+    block_ns: float = 5e6
+    """How long the model runs from one reading of the clock to the next, unless a single run takes longer."""
+    reference_share: float = 0.5
+    """How long the reference runs, as a share of that."""
+    most_runs: int = 100_000
+    """The most runs between two readings."""
+    least_pairs: int = 7
+    """The least number of pairs, however long they take."""
+    most_pairs: int = 300
+    """The most, however short they are."""
+    work_s: float = 1.5
+    """Enough pairs, once the model and the reference have worked for so long."""
+    longest_s: float = 5.0
+    """Enough pairs, once so much time has passed: others have the cores."""
+
+    @property
+    def passes(self) -> int:
+        """The least number of forward passes: one to warm up, one to see how long it takes, and the pairs."""
+        return self.least_pairs + 2
+
+
+EFFORT = Effort()
 
 
 def measure_latency(
@@ -67,24 +87,37 @@ def measure_latency(
     for what cannot be traced; and whatever the model raises.
     """
     _require_positive(threads, time_limit)
-    limit = _TimeLimit(time_limit, perf_counter() + time_limit)
-    return _latency(Ready.of(model, args, kwargs, train=train), threads, limit)
+    limit = _TimeLimit(time_limit, EFFORT.passes, perf_counter)
+    return _latency(Ready.of(model, args, kwargs, train=train), threads, limit, EFFORT, None)
 
 
-def latency_of(ready: Ready, *, threads: int | None = 1, time_limit: float = 60.0) -> Latency:
-    """Return the latency of a model that is ready, as `measure_latency` does."""
+def latency_of(
+    ready: Ready,
+    *,
+    threads: int | None = 1,
+    time_limit: float = 60.0,
+    effort: Effort = EFFORT,
+    clock: Clock | None = None,
+    wall_s: Callable[[], float] = perf_counter,
+) -> Latency:
+    """Return the latency of a model that is ready, as `measure_latency` does.
+
+    Work is timed by the `clock`, or by that of the model's device; time limits are kept by `wall_s`.
+    """
     _require_positive(threads, time_limit)
-    return _latency(ready, threads, _TimeLimit(time_limit, perf_counter() + time_limit))
+    return _latency(ready, threads, _TimeLimit(time_limit, effort.passes, wall_s), effort, clock)
 
 
-def _latency(ready: Ready, threads: int | None, limit: _TimeLimit) -> Latency:
+def _latency(
+    ready: Ready, threads: int | None, limit: _TimeLimit, effort: Effort, clock: Clock | None
+) -> Latency:
     with (
         failures_explained(ready),
         _intra_op_threads(ready.device, threads),
         ready.contents_kept(),
         ready.surroundings(),
     ):
-        return summarised(_pairs(ready, limit))
+        return summarised(_pairs(ready, limit, effort, clock or clock_for(ready.device)))
 
 
 def _require_positive(threads: int | None, time_limit: float) -> None:
@@ -131,33 +164,36 @@ def summarised(pairs: list[Pair]) -> Latency:
     )
 
 
-class _TimeLimit(NamedTuple):
-    """How long a measurement may take, and when that will be over."""
+class _TimeLimit:
+    """How long a measurement of so many forward passes may take from now on, by which clock."""
 
-    seconds: float
-    deadline: float
+    def __init__(self, seconds: float, passes: int, wall_s: Callable[[], float]) -> None:
+        self.seconds = seconds
+        self.passes = passes
+        self.wall_s = wall_s
+        self.deadline = wall_s() + seconds
 
     @property
     def left_s(self) -> float:
-        return self.deadline - perf_counter()
+        return self.deadline - self.wall_s()
 
     def require(self, seconds: float, ready: Ready, pass_ns: float) -> None:
         """Raise `MeasurementError` where so much time is not left, for a model that takes `pass_ns` a run."""
         if seconds > self.left_s:
             raise MeasurementError(
                 f"{ready.subject.name} is too slow for its time limit of {self.seconds:g} s: one forward "
-                f"pass takes {pass_ns / 1e9:.3g} s, and a measurement needs {_LEAST_PAIRS + 2}. Give it "
+                f"pass takes {pass_ns / 1e9:.3g} s, and a measurement needs {self.passes}. Give it "
                 "smaller inputs or more time."
             )
 
 
-def _pairs(ready: Ready, limit: _TimeLimit) -> list[Pair]:
+def _pairs(ready: Ready, limit: _TimeLimit, effort: Effort, clock: Clock) -> list[Pair]:
     """Run the model and the reference in turn, each in blocks long enough for the clock.
 
     torch.utils.benchmark.Timer would run each block's statement twice more to warm up: for a model of 70 ms,
     where a block is one run, that is three times the cost.
     """
-    clock, reference = clock_for(ready.device), reference_on(ready.device)
+    reference = reference_on(ready.device)
 
     def run_model(times: int) -> float:
         args, kwargs = ready.fresh_inputs()
@@ -167,22 +203,22 @@ def _pairs(ready: Ready, limit: _TimeLimit) -> list[Pair]:
         return _elapsed(clock, times, reference)
 
     limit.require(0, ready, _warm_up(ready, clock))
-    runs, block_ns = _block(run_model, _MOST_RUNS if _is_reusable(ready) else 1, _BLOCK_NS)
-    limit.require(_LEAST_PAIRS * block_ns / 1e9, ready, block_ns / runs)
-    rounds, _ = _block(run_reference, _MOST_RUNS, _REFERENCE_SHARE * block_ns)
+    runs, block_ns = _block(run_model, effort.most_runs if _is_reusable(ready) else 1, effort.block_ns)
+    limit.require(effort.least_pairs * block_ns / 1e9, ready, block_ns / runs)
+    rounds, _ = _block(run_reference, effort.most_runs, effort.reference_share * block_ns)
 
     models: list[float] = []
     references = [run_reference(rounds)]
-    end = perf_counter() + min(_LONGEST_S, limit.left_s)
+    end = limit.wall_s() + min(effort.longest_s, limit.left_s)
     # By the clock that leaves waiting out: a busy machine takes longer, but makes as many pairs.
-    while len(models) < _LEAST_PAIRS or (
-        sum(models) + sum(references) < _PAIRING_S * 1e9
-        and len(models) < _MOST_PAIRS
-        and perf_counter() < end
+    while len(models) < effort.least_pairs or (
+        sum(models) + sum(references) < effort.work_s * 1e9
+        and len(models) < effort.most_pairs
+        and limit.wall_s() < end
     ):
         models.append(run_model(runs))
         references.append(run_reference(rounds))
-        if len(models) < _LEAST_PAIRS:
+        if len(models) < effort.least_pairs:
             limit.require(0, ready, models[-1] / runs)
     return [
         Pair(model / runs, before / rounds, after / rounds)

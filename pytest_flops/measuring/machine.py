@@ -11,8 +11,11 @@ import torch
 from pytest_flops.counting.trace import Prepared
 from pytest_flops.measuring.ready import device_of
 
+CPUINFO = Path("/proc/cpuinfo")
+"""Where Linux tells what its processors are."""
 
-def fingerprint(prepared: Prepared, *, threads: int | None = 1) -> str:
+
+def fingerprint(prepared: Prepared, *, threads: int | None = 1, cpuinfo: Path = CPUINFO) -> str:
     """Return in one line what makes two measurements of a model comparable, and nothing volatile.
 
     "AMD EPYC, AVX2, 1 thread, float32" or "NVIDIA H100 80GB HBM3, float32": the name of the device; on the
@@ -27,22 +30,22 @@ def fingerprint(prepared: Prepared, *, threads: int | None = 1) -> str:
     Raises `MeasurementError` where the model is not on one CPU or CUDA device.
     """
     device = device_of(prepared)
-    parts = [torch.cuda.get_device_name(device)] if device.type == "cuda" else _cpu(threads)
+    parts = [torch.cuda.get_device_name(device)] if device.type == "cuda" else _cpu(threads, cpuinfo)
     precision = torch.get_float32_matmul_precision()
     parts += [_dtypes(prepared)] + [f"{precision} matmul precision"] * (precision != "highest")
     return ", ".join(parts)
 
 
-def _cpu(threads: int | None) -> list[str]:
+def _cpu(threads: int | None, cpuinfo: Path) -> list[str]:
     count = torch.get_num_threads() if threads is None else threads
     plural = "thread" if count == 1 else "threads"
-    return [_cpu_name(), torch.backends.cpu.get_cpu_capability(), f"{count} {plural}"]
+    return [cpu_name(cpuinfo), torch.backends.cpu.get_cpu_capability(), f"{count} {plural}"]
 
 
-def _cpu_name() -> str:
+def cpu_name(cpuinfo: Path = CPUINFO) -> str:
     """Return the name of the processor; that of its architecture where the system does not tell."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in cpuinfo.read_text().splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 return " ".join(value.split())

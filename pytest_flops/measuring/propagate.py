@@ -19,7 +19,7 @@ from typing import Any
 from pytest_flops.counting.recorder import Step
 from pytest_flops.counting.subject import Subject
 from pytest_flops.errors import MeasurementError
-from pytest_flops.measuring.probes import Timer, probes_for
+from pytest_flops.measuring.probes import Scale, Timer, probes_for
 from pytest_flops.measuring.ready import Ready, first_line, is_device_failure, is_out_of_memory
 from pytest_flops.measuring.stopwatch import Stopwatch, recorded_pass, visible_positions
 from pytest_flops.results.measured import Measurement, Measurements
@@ -43,7 +43,11 @@ def propagate(
     other steps than on shapes alone; `TraceError` for what cannot be counted; and whatever the model raises.
     """
     ready = Ready.of(model, args, kwargs)
-    timer, scale = probes_for(ready.device)
+    return measurements_of(ready, *probes_for(ready.device), warmup=warmup)
+
+
+def measurements_of(ready: Ready, timer: Timer, scale: Scale | None, *, warmup: int = 1) -> Measurements:
+    """Return what each step of a model that is ready takes, as `timer` and `scale` read it."""
     with ready.contents_kept():
         for _ in range(warmup):
             recorded_pass(ready, timer)

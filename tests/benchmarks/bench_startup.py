@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         (folder / "test_empty.py").write_text("def test_nothing():\n    pass\n")
         pairs = [
             [run(folder, "test_empty.py", options) for options in (WITHOUT, WITH)]
-            for _ in range(1 + (2 if chosen.quick else chosen.rounds))
+            for _ in range(1 + (1 if chosen.quick else chosen.rounds))
         ][1:]  # the first compiles
         (folder / "test_modules.py").write_text(MODULES)
         modules = sorted(imported(folder, WITH) - imported(folder, WITHOUT))

@@ -5,11 +5,11 @@
 Install the other counters with `pip install -e .[bench]`; one that is missing, or raises on a model, is a
 "-", and the reason stands below the tables.
 
-Each counter has a process of its own with one thread, and takes turns there with a bare forward pass of the
-same model on meta: the table has the median of the ratios of each round. The seconds are the processor's, and
-the garbage collector waits meanwhile. A counter that cannot take a model on meta gets it on the CPU, with
-weights, and is marked "cpu". "cold" starts with an empty memo, as the first trace of a process does; "warm"
-has seen the model before. The floor is the user's own Python code: see `counters.Replay`.
+Each counter has a process of its own with one thread, a fork, and takes turns there with a bare forward pass
+of the same model on meta: the table has the median of the ratios of each round. The seconds are the
+processor's, and the garbage collector waits meanwhile. A counter that cannot take a model on meta gets it on
+the CPU, with weights, and is marked "cpu". "cold" starts with an empty memo, as the first trace of a process
+does; "warm" has seen the model before. The floor is the user's own Python code: see `counters.Replay`.
 
 Memory is the growth of the peak resident memory of a fresh fork of the process that builds the model and
 counts it once: weights, where a counter needs them, are part of it.
@@ -17,18 +17,15 @@ counts it once: weights, where a counter needs them, are part of it.
 
 from __future__ import annotations
 
-import json
-import os
+import multiprocessing
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from counters import COUNTERS
-from harness import HERE, parser, table, write_json
+from counters import COUNTERS, figures
+from harness import parser, table, write_json
 
 MODELS = [
     "resnet50",
@@ -48,16 +45,12 @@ Found = dict[str, dict[str, dict[str, Any]]]
 
 def measure(name: str, rounds: int, models: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return what a counter takes for each model."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "found.json"
-        command = [sys.executable, str(HERE / "counters.py"), name, str(file), str(rounds), *models]
-        done = subprocess.run(
-            command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-        )
-        if done.returncode:
-            reason = done.stderr.strip().splitlines()[-1]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as process:
+        try:
+            return process.submit(figures, name, rounds, models).result()
+        except Exception as err:  # also where the process died
+            reason = f"{type(err).__name__}: {err}".splitlines()[0]
             return {model: {"reason": reason} for model in models}
-        return json.loads(file.read_text())
 
 
 def pivot(found: Found, figure: str, *, mean: bool = False) -> list[dict[str, Any]]:

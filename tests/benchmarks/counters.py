@@ -1,22 +1,17 @@
-"""The FLOP counters that `bench_trace.py` compares, and what one of them takes; run there as a process each.
-
-python tests/benchmarks/counters.py COUNTER FILE ROUNDS MODEL ...
-"""
+"""The FLOP counters that `bench_trace.py` compares, and what one of them takes, in a process of its own."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import gc
-import json
 import multiprocessing
+import os
 import statistics
-import sys
 import time
 import timeit
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import timm
@@ -283,19 +278,16 @@ def time_in_rounds(
     }
 
 
-def main(name: str, file: str, rounds: str, *models: str) -> None:
-    """Measure one counter on some models, and write JSON."""
+def figures(name: str, rounds: int, models: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what a counter takes for each model; from now on nobody sees what this process prints."""
+    with open(os.devnull, "w") as nowhere:
+        for stream in (1, 2):
+            os.dup2(nowhere.fileno(), stream)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     with torch.no_grad():
         if name == "floor":
-            found = {model: measure_floor(model, int(rounds)) for model in models}
-        else:
-            import_lazily(name)
-            taken = {model: try_on(name, model) for model in models}
-            found = {model: measure(name, model, taken[model], int(rounds)) for model in models}
-    Path(file).write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+            return {model: measure_floor(model, rounds) for model in models}
+        import_lazily(name)
+        taken = {model: try_on(name, model) for model in models}
+        return {model: measure(name, model, taken[model], rounds) for model in models}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pytest_flops import Report, trace
+from tests.settings import default_dtype, threads
 
 # -- the same model, counted under everything that changes what PyTorch runs --------------------------------
 
@@ -46,26 +47,6 @@ def mixed() -> nn.Module:
 
 def image() -> Tensor:
     return torch.zeros(2, 3, 10, 12)
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @contextmanager

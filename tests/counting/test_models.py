@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pytest_flops import Report, register_flop_formula, trace
 from pytest_flops.errors import TraceError
-from pytest_flops.formulas import registry
 from pytest_flops.results.report import base_name
 
 
@@ -548,16 +547,14 @@ def test_hooks_count_where_they_run() -> None:
 
 
 @pytest.fixture
-def ops(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def ops() -> Iterator[Any]:
     """Custom ops of two kinds: with a kernel for meta tensors, and without."""
-    monkeypatch.setattr(registry, "_formulas", dict(registry._formulas))
     with torch.library._scoped_library("flops_models", "FRAGMENT") as library:
         for name in ("known", "blind"):
             library.define(f"{name}(Tensor x, Tensor weight) -> Tensor")
             library.impl(name, lambda x, weight: x @ weight.T, "CPU")
         library.impl("known", lambda x, weight: x.new_empty(len(x), len(weight)), "Meta")
         yield torch.ops.flops_models
-    registry.formula_for.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["known", "blind"])

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from pytest_flops import trace
-from pytest_flops.counting import preserve
 
 
 class Helper:
@@ -82,7 +81,7 @@ def process_state() -> Any:
         random.getstate(),
         numpy.random.get_state()[1].tolist(),
         torch.get_default_dtype(),
-        preserve._default_device(),
+        torch.empty(0).device,
         torch.backends.mha.get_fastpath_enabled(),
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pytest_flops import register_flop_formula, trace
 from pytest_flops.counting import shapes as shapes_module
 from pytest_flops.counting.memo import MEMO_LIMIT, Memo, Outcome
+from tests.settings import default_dtype
 
 
 @pytest.fixture(autouse=True)
@@ -80,8 +81,8 @@ def test_dtype_of_a_number_is_part_of_the_key() -> None:
 def test_the_default_dtype_decides_too() -> None:
     outputs = []
     for dtype in (torch.float32, torch.float64, torch.float32):
-        torch.set_default_dtype(dtype)
-        trace(lambda x: outputs.append((x / 2).dtype), torch.ones(3, dtype=torch.long, device="meta"))
+        with default_dtype(dtype):
+            trace(lambda x: outputs.append((x / 2).dtype), torch.ones(3, dtype=torch.long, device="meta"))
     assert outputs == [torch.float32, torch.float64, torch.float32]
 
 

@@ -18,21 +18,10 @@ from pytest_flops.counting.inputs import Inputs
 from pytest_flops.counting.subject import Subject
 from pytest_flops.counting.trace import Mode, Run
 from pytest_flops.results.report import Report
+from tests.nets import Calls, Toy
 
 X = torch.randn(3, 5)
 LINEAR = 3 * (2 * 5 - 1) * 4 + 3 * 4  # 3x5 through Linear(5, 4): (2k-1)mn and the bias
-
-
-class Calls(nn.Module):
-    """A model with one Linear(5, 4) whose forward is a function of (module, *inputs)."""
-
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        super().__init__()
-        self.lin = nn.Linear(5, 4)
-        self.run = forward
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        return self.run(self, *inputs, **named)
 
 
 def rows(report: Report) -> list[tuple[str, str, str, int]]:
@@ -40,21 +29,6 @@ def rows(report: Report) -> list[tuple[str, str, str, int]]:
 
 
 # -- counts ---------------------------------------------------------------------------------------------
-
-
-class Toy(nn.Module):
-    """The model of the seed's compare.py, with and without `--add_one`."""
-
-    def __init__(self, add_one: bool) -> None:
-        super().__init__()
-        self.layer = nn.Linear(5, 4)
-        self.add_one = add_one
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer(x)
-        if self.add_one:
-            x += 1.0
-        return x
 
 
 @pytest.mark.parametrize(("add_one", "flops"), [(False, 40), (True, 44)])

@@ -9,18 +9,17 @@ import pytest
 import torch
 
 from pytest_flops.errors import FormulaError
-from pytest_flops.formulas import formula_for, generation, register_flop_formula, registry
-from pytest_flops.formulas.registry import no_flops, one_per_element, reduction, registered_names
+from pytest_flops.formulas import formula_for, generation, register_flop_formula
+from pytest_flops.formulas.registry import (
+    no_flops,
+    one_per_element,
+    reduction,
+    registered_names,
+    registrations_undone,
+)
 from pytest_flops.metrics import Cost
 
 aten = torch.ops.aten
-
-
-@pytest.fixture(autouse=True)
-def _untouched_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(registry, "_formulas", dict(registry._formulas))
-    yield
-    formula_for.cache_clear()
 
 
 @pytest.fixture
@@ -58,6 +57,19 @@ def test_an_op_can_be_named_before_its_library_is_loaded() -> None:
     with torch.library._scoped_library("flops_test", "FRAGMENT") as library:
         library.define("triple(Tensor x) -> Tensor")
         assert formula_for(torch.ops.flops_test.triple.default)() == 7  # type: ignore[misc]
+
+
+def test_registrations_can_be_undone(triple: Any) -> None:
+    names, mm = registered_names(), formula_for(aten.mm.default)
+    with registrations_undone():
+        register_flop_formula(triple)(lambda *_, **__: 1)
+        register_flop_formula(aten.mm, override=True)(lambda *_, **__: 2)
+        assert formula_for(aten.mm.default)() == 2  # type: ignore[misc]
+        inside = generation()
+    assert registered_names() == names
+    assert formula_for(triple.default) is None
+    assert formula_for(aten.mm.default) is mm
+    assert generation() > inside
 
 
 def test_duplicates_are_refused_and_nothing_of_the_list_is_registered() -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pytest_flops import MeasurementError, measure_cuda_memory
-from pytest_flops.measuring import cuda_memory
-from pytest_flops.measuring.cuda_memory import CudaAllocator
+from pytest_flops.measuring.cuda_memory import CudaAllocator, allocator_of, cuda_memory_of
+from pytest_flops.measuring.ready import Ready
 
 X = torch.randn(3, 5)
 
@@ -32,18 +32,17 @@ class Script:
         return self.readings.pop(0)[1]
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, model: Any, script: Script) -> int:
-    monkeypatch.setattr(cuda_memory, "allocator_of", lambda device, name: script)
-    return measure_cuda_memory(model, X)
+def scripted(model: Any, script: Script, *, train: bool = False) -> int:
+    return cuda_memory_of(Ready.of(model, X, None, train=train), script)
 
 
-def test_it_is_the_peak_over_what_was_there_before_and_the_warm_up_does_not_count(monkeypatch):
+def test_it_is_the_peak_over_what_was_there_before_and_the_warm_up_does_not_count():
     script = Script((100, 9000), (180, 640))
-    assert scripted(monkeypatch, nn.Linear(5, 4), script) == 460
+    assert scripted(nn.Linear(5, 4), script) == 460
     assert script.readings == []
 
 
-def test_the_output_counts(monkeypatch):
+def test_the_output_counts():
     outputs: list[weakref.ref[Tensor]] = []
     alive: list[bool] = []
 
@@ -55,16 +54,15 @@ def test_the_output_counts(monkeypatch):
             return y
 
     script = Script((0, 1), (0, 1), at_peak=lambda: alive.append(outputs[-1]() is not None))
-    scripted(monkeypatch, Net(), script)
+    scripted(Net(), script)
     assert alive == [True, True]
 
 
-def test_the_model_runs_as_asked_and_is_left_as_found(monkeypatch):
-    monkeypatch.setattr(cuda_memory, "allocator_of", lambda device, name: Script((0, 1), (0, 1)))
+def test_the_model_runs_as_asked_and_is_left_as_found():
     seen: list[bool] = []
     model = nn.BatchNorm1d(5).eval()
     model.register_forward_pre_hook(lambda module, args: seen.append(module.training))
-    measure_cuda_memory(model, X, train=True)
+    scripted(model, Script((0, 1), (0, 1)), train=True)
     assert set(seen) == {True}
     assert not model.training
     assert torch.equal(model.running_mean, torch.zeros(5))
@@ -78,7 +76,7 @@ def test_the_allocator_is_read_on_the_model_s_device_after_its_work(monkeypatch)
             torch.cuda, name, lambda device, name=name: log.append((name, device)) or answers.get(name)
         )
     second = torch.device("cuda", 1)
-    allocator = cuda_memory.allocator_of(second, "Net")
+    allocator = allocator_of(second, "Net")
     assert isinstance(allocator, CudaAllocator)
     assert (allocator.restart_peak(), allocator.peak()) == (100, 150)
     before = ["synchronize", "reset_peak_memory_stats", "memory_allocated"]
@@ -106,7 +104,7 @@ def test_a_model_on_meta_is_refused():
         measure_cuda_memory(nn.Linear(5, 4, device="meta"), X)
 
 
-def test_out_of_memory_names_the_node(monkeypatch):
+def test_out_of_memory_names_the_node():
     class Greedy(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.repeat(1 << 30, 1 << 12)[:3]
@@ -114,7 +112,7 @@ def test_out_of_memory_names_the_node(monkeypatch):
     with pytest.raises(
         MeasurementError, match=r"^Greedy ran out of memory on cpu, at node repeat \(repeat\): "
     ):
-        scripted(monkeypatch, Greedy(), Script((0, 1)))
+        scripted(Greedy(), Script((0, 1)))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,28 +15,54 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pytest_flops import Latency, MeasurementError, measure_latency
-from pytest_flops.measuring import clocks, latency
-from pytest_flops.measuring.latency import Pair, summarised
+from pytest_flops.measuring.clocks import Clock, CudaClock, WallClock, clock_for
+from pytest_flops.measuring.latency import Effort, Pair, latency_of, summarised
+from pytest_flops.measuring.ready import Ready
+from pytest_flops.measuring.reference import REFERENCE_VERSION
+from tests.nets import Calls
+from tests.settings import threads as on_threads
 
 X = torch.randn(3, 5)
+QUICK = Effort(most_runs=1, work_s=0.0)
+"""Only the least number of pairs, each of single runs: where the time itself does not matter."""
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take only the least number of pairs: where the time itself does not matter."""
-    monkeypatch.setattr(latency, "_PAIRING_S", 0.0)
+def latency(
+    model: Callable[..., Any],
+    args: Any = (),
+    kwargs: Any = None,
+    *,
+    train: bool = False,
+    effort: Effort = QUICK,
+    **options: Any,
+) -> Latency:
+    """Measure as `measure_latency` does, but with an effort and by clocks of the test's own."""
+    return latency_of(Ready.of(model, args, kwargs, train=train), effort=effort, **options)
 
 
-class Calls(nn.Module):
-    """A model with one Linear(5, 5) whose forward is a function of (module, *inputs)."""
+class FakeTime:
+    """A clock for work and one for the wall, by which time passes while a model naps and the first is read.
 
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        super().__init__()
-        self.lin = nn.Linear(5, 5)
-        self.run = forward
+    What a reading takes is all the time that the reference workload ever takes.
+    """
 
-    def forward(self, *inputs: Any) -> Any:
-        return self.run(self, *inputs)
+    def __init__(self, reading_ns: int = 1000) -> None:
+        self.ns = 0
+        self.reading_ns = reading_ns
+
+    def now_ns(self) -> int:
+        self.ns += self.reading_ns
+        return self.ns
+
+    def now_s(self) -> float:
+        return self.ns / 1e9
+
+    def nap(self, seconds: float) -> None:
+        self.ns += round(seconds * 1e9)
+
+    def latency(self, model: Callable[..., Any], **options: Any) -> Latency:
+        """Measure a model on X by these clocks."""
+        return latency(model, X, clock=self, wall_s=self.now_s, **options)
 
 
 def on_real(act: Callable[[], Any]) -> Calls:
@@ -66,38 +93,68 @@ def test_a_ratio_is_that_to_the_mean_of_the_references_around_it():
 def test_the_result_is_a_median_with_its_spread():
     pairs = [Pair(ratio * 10.0, 5.0, 15.0) for ratio in (9.0, 1.0, 3.0, 4.0, 2.0)]
     assert summarised(pairs) == Latency(
-        ratio=3.0, median_ms=30 / 1e6, spread=(4 - 2) / 3, samples=5, reference=latency.REFERENCE_VERSION
+        ratio=3.0, median_ms=30 / 1e6, spread=(4 - 2) / 3, samples=5, reference=REFERENCE_VERSION
     )
 
 
 # -- what is timed --------------------------------------------------------------------------------------
 
 
+def test_a_real_measurement_by_the_clocks_of_this_machine():
+    found = measure_latency(nn.Linear(5, 5), X)
+    assert found.ratio > 0
+    assert 7 <= found.samples <= 300
+    assert found.reference == REFERENCE_VERSION
+
+
 def test_more_work_takes_longer():
-    layer = nn.Linear(512, 512)
-    x = torch.randn(256, 512)
-    once, thrice = measure_latency(layer, x), measure_latency(nn.Sequential(layer, layer, layer), x)
-    assert thrice.ratio > once.ratio  # by how much is a matter for bench_latency.py
+    fake = FakeTime(
+        reading_ns=2_000_000
+    )  # so the reference takes 2 ms, and a model's run 2 ms beside its nap
+    found = [fake.latency(on_real(lambda ms=ms: fake.nap(ms / 1e3))) for ms in (4, 10)]
+    assert found == [Latency(3.0, 6.0, 0.0, 7, 1), Latency(6.0, 12.0, 0.0, 7, 1)]
 
 
-@pytest.mark.usefixtures("quick")
-def test_sleeping_counts_and_the_warm_up_does_not():
-    naps = itertools.chain([0.5], itertools.repeat(0.01))
-    found = measure_latency(on_real(lambda: time.sleep(next(naps))), X)
-    assert 10 <= found.median_ms < 50
-    assert found.samples == latency._LEAST_PAIRS
-    assert found.reference == latency.REFERENCE_VERSION
+def test_sleeping_counts():
+    clock = WallClock(alone=True)
+    before = clock.now_ns()
+    time.sleep(0.01)
+    assert (
+        clock.now_ns() - before >= 10_000_000
+    )  # on any machine, however busy: no sleep is shorter than asked
 
 
-@pytest.mark.usefixtures("quick")
+def test_the_warm_up_does_not_count():
+    fake, naps = FakeTime(), itertools.chain([0.5], itertools.repeat(0.01))
+    found = fake.latency(on_real(lambda: fake.nap(next(naps))))
+    assert found.median_ms == 10.001
+    assert found.samples == 7
+
+
 def test_a_fast_model_runs_in_blocks():
-    calls: list[None] = []
-    found = measure_latency(on_real(lambda: calls.append(None)), X)
-    assert found.median_ms < 1
-    assert len(calls) * found.median_ms > latency._LEAST_PAIRS * latency._BLOCK_NS / 1e6 / 4
+    fake, calls = FakeTime(reading_ns=100_000), []
+    model = on_real(lambda: calls.append(fake.nap(0.0001)))
+    # A run takes 0.1 ms, and so does reading the clock: one run is 0.2 ms, a 25th of a block, and 25 runs are
+    # 2.6 ms, half a block, which will do.
+    found = fake.latency(model, effort=Effort(most_runs=30, work_s=0.0))
+    assert found.median_ms == 0.104  # 2.6 / 25
+    assert len(calls) == 1 + 1 + 25 + 7 * 25  # warm-up, one run, a block, pairs
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("effort", "pairs"),
+    [
+        (Effort(most_runs=1), 75),  # 20 ms each, and the first reference 10 ms: 1510 ms with the 75th
+        (Effort(most_runs=1, work_s=0.2), 10),
+        (Effort(most_runs=1, work_s=0.0, least_pairs=3), 3),
+        (Effort(most_runs=1, most_pairs=20), 20),
+        (Effort(most_runs=1, longest_s=0.5), 13),  # with two readings for every time, 40 ms each
+    ],
+)
+def test_pairs_are_taken_until_they_are_evidence_enough(effort, pairs):
+    assert FakeTime(reading_ns=10_000_000).latency(nn.Linear(5, 5), effort=effort).samples == pairs
+
+
 def test_a_run_does_not_see_what_another_left_in_its_arguments():
     seen: list[int] = []
 
@@ -110,18 +167,16 @@ def test_a_run_does_not_see_what_another_left_in_its_arguments():
         cache.items.append(x)
         return model.lin(x)
 
-    measure_latency(Calls(remember), (X, cache := Cache()))
+    latency(Calls(remember), (X, cache := Cache()))
     assert set(seen) == {0}
     assert cache.items == []
 
 
-@pytest.mark.usefixtures("quick")
 def test_keyword_inputs_functions_and_methods_are_measured():
-    assert measure_latency(lambda x, *, by: x * by, X, {"by": torch.ones(5)}).ratio > 0
-    assert measure_latency(nn.Linear(5, 5).forward, X).ratio > 0
+    assert latency(lambda x, *, by: x * by, X, {"by": torch.ones(5)}).ratio > 0
+    assert latency(nn.Linear(5, 5).forward, X).ratio > 0
 
 
-@pytest.mark.usefixtures("quick")
 def test_no_mode_is_active_and_no_gradient_taken():
     seen: list[Any] = []
 
@@ -131,16 +186,15 @@ def test_no_mode_is_active_and_no_gradient_taken():
             seen.append((modes, model.training, model.lin(x).requires_grad))
         return model.lin(x)
 
-    measure_latency(model := Calls(watched).train(), X)
+    latency(model := Calls(watched).train(), X)
     assert all(found == ([], False, False) for found in seen)
     assert model.training
     seen.clear()
-    measure_latency(model.eval(), X, train=True)
+    latency(model.eval(), X, train=True)
     assert all(found == ([], True, False) for found in seen)
     assert not model.training
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_compiled_model_runs_compiled():
     compiled: list[str] = []
 
@@ -151,8 +205,8 @@ def test_a_compiled_model_runs_compiled():
 
         return run
 
-    measure_latency(torch.compile(nn.Linear(5, 5), backend=backend), X)
-    assert len(compiled) > latency._LEAST_PAIRS
+    latency(torch.compile(nn.Linear(5, 5), backend=backend), X)
+    assert len(compiled) > QUICK.least_pairs
 
 
 # -- threads --------------------------------------------------------------------------------------------
@@ -160,17 +214,15 @@ def test_a_compiled_model_runs_compiled():
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with on_threads(2):
+        yield
 
 
-@pytest.mark.usefixtures("quick", "two_threads")
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize(("threads", "seen"), [(1, {1}), (3, {3}), (None, {2})])
 def test_the_model_has_its_threads_and_the_process_gets_its_own_back(threads, seen):
     found: list[int] = []
-    measure_latency(on_real(lambda: found.append(torch.get_num_threads())), X, threads=threads)
+    latency(on_real(lambda: found.append(torch.get_num_threads())), X, threads=threads)
     assert set(found) == seen
     assert torch.get_num_threads() == 2
 
@@ -185,31 +237,40 @@ def test_threads_are_restored_when_the_model_raises():
 # -- clocks ---------------------------------------------------------------------------------------------
 
 
-def test_time_spent_waiting_for_a_core_does_not_count(monkeypatch):
-    clock = clocks.WallClock(alone=True)
+@pytest.fixture
+def schedstat(tmp_path: Path) -> Path:
+    """Return a file for what Linux says of a thread: how long it ran, how long it waited, how often."""
+    return tmp_path / "schedstat"
+
+
+def test_time_spent_waiting_for_a_core_does_not_count(schedstat):
+    def account(waited: int) -> None:
+        schedstat.write_text(f"1234 {waited} 56")
+
+    def wall_ns() -> int:
+        now, waited = next(readings)
+        account(waited)
+        return now
+
+    account(5)
     # The second reading is cut in two: the core was taken away for 40 ns between its parts.
-    waited, wall = iter([5, 5, 30, 70, 70, 70]), iter([100, 1000, 1050])
-    monkeypatch.setattr(clock, "_waited_ns", lambda: next(waited))
-    monkeypatch.setattr(clocks, "perf_counter_ns", lambda: next(wall))
+    readings = iter([(100, 5), (1000, 70), (1050, 70)])
+    clock = WallClock(alone=True, wall_ns=wall_ns, schedstat=schedstat)
     assert clock.now_ns() == 100 - 5
+    account(30)
     assert clock.now_ns() == 1050 - 70
 
 
-def test_all_wall_time_counts_where_others_work_for_the_thread(monkeypatch):
-    monkeypatch.setattr(clocks, "perf_counter_ns", lambda: 100)
-    assert clocks.WallClock(alone=False).now_ns() == 100
+def test_all_wall_time_counts_where_others_work_for_the_thread(schedstat):
+    schedstat.write_text("1234 5 56")
+    assert WallClock(alone=False, wall_ns=lambda: 100, schedstat=schedstat).now_ns() == 100
 
 
-def test_all_wall_time_counts_where_the_system_keeps_no_account(monkeypatch):
-    def missing(*_: Any) -> int:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(clocks.os, "open", missing)
-    monkeypatch.setattr(clocks, "perf_counter_ns", lambda: 100)
-    assert clocks.WallClock(alone=True).now_ns() == 100
+def test_all_wall_time_counts_where_the_system_keeps_no_account(schedstat):
+    assert WallClock(alone=True, wall_ns=lambda: 100, schedstat=schedstat).now_ns() == 100
 
 
-class Script:
+class Readings:
     """A clock that reads what it is told."""
 
     def __init__(self, readings: Iterator[float]) -> None:
@@ -220,54 +281,54 @@ class Script:
 
 
 @pytest.mark.parametrize("elapsed", [0, -5, float("nan"), float("inf")])
-def test_a_broken_clock_is_an_error(monkeypatch, elapsed):
-    readings = itertools.chain([0, 10], itertools.cycle([0, elapsed]))
-    monkeypatch.setattr(latency, "clock_for", lambda device: Script(readings))
+def test_a_broken_clock_is_an_error(elapsed):
+    clock: Clock = Readings(itertools.chain([0, 10], itertools.cycle([0, elapsed])))
     with pytest.raises(MeasurementError) as caught:
-        measure_latency(Calls(lambda model, x: model.lin(x)), X)
+        latency(nn.Linear(5, 5), X, clock=clock)
     assert str(caught.value) == f"The clock says that 1 run took {elapsed} ns: nothing was measured."
 
 
-@pytest.mark.usefixtures("quick")
-def test_what_the_clock_says_reaches_the_result(monkeypatch):
-    ticks = itertools.count(step=20_000_000)  # every block of either takes 20 ms
-    monkeypatch.setattr(latency, "clock_for", lambda device: Script(ticks))
-    found = measure_latency(Calls(lambda model, x: model.lin(x)), X)
+def test_what_the_clock_says_reaches_the_result():
+    clock = Readings(itertools.count(step=20_000_000))  # every block of either takes 20 ms
+    found = latency(nn.Linear(5, 5), X, clock=clock)
     assert found == Latency(ratio=1.0, median_ms=20.0, spread=0.0, samples=7, reference=1)
 
 
 def test_the_cuda_clock_waits_for_its_own_device(monkeypatch):
     log: list[Any] = []
     monkeypatch.setattr(torch.cuda, "synchronize", log.append)
-    monkeypatch.setattr(clocks, "perf_counter_ns", lambda: log.append("read") or 7)
     second = torch.device("cuda", 1)
-    assert clocks.clock_for(second).now_ns() == 7
+    assert CudaClock(second, wall_ns=lambda: log.append("read") or 7).now_ns() == 7
     assert log == [second, "read"]
+
+
+def test_a_device_has_its_clock():
+    second = torch.device("cuda", 1)
+    clock = clock_for(second)
+    assert isinstance(clock, CudaClock)
+    assert clock.device == second
+    assert isinstance(clock_for(torch.device("cpu")), WallClock)
 
 
 # -- what cannot be measured ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("nap", "limit"), [(0.3, 0.25), (0.1, 0.6)])
-def test_a_model_too_slow_for_its_time_limit(nap, limit):
-    started = time.perf_counter()
+@pytest.mark.parametrize(("nap", "limit", "passes"), [(0.3, 0.25, 1), (0.1, 0.6, 2)])
+def test_a_model_too_slow_for_its_time_limit_is_refused_before_the_time_is_up(nap, limit, passes):
+    fake, naps = FakeTime(), []
     with pytest.raises(MeasurementError) as caught:
-        measure_latency(on_real(lambda: time.sleep(nap)), X, time_limit=limit)
-    assert time.perf_counter() - started < 3
-    start, end = (
-        f"Calls is too slow for its time limit of {limit} s: one forward pass takes ",
-        " s, and a measurement needs 9. Give it smaller inputs or more time.",
+        fake.latency(on_real(lambda: naps.append(fake.nap(nap))), time_limit=limit)
+    assert len(naps) == passes
+    assert str(caught.value) == (
+        f"Calls is too slow for its time limit of {limit} s: one forward pass takes {nap} s, and a "
+        "measurement needs 9. Give it smaller inputs or more time."
     )
-    message = str(caught.value)
-    assert message.startswith(start)
-    assert message.endswith(end)
-    assert nap <= float(message.removeprefix(start).removesuffix(end)) < nap + 0.2
 
 
 def test_a_model_that_becomes_too_slow_for_its_time_limit():
-    naps = itertools.chain([0.01] * 4, itertools.repeat(0.3))
-    with pytest.raises(MeasurementError, match=r"time limit of 0\.5 s: one forward pass takes 0\.3"):
-        measure_latency(on_real(lambda: time.sleep(next(naps))), X, time_limit=0.5)
+    fake, naps = FakeTime(), itertools.chain([0.01] * 4, itertools.repeat(0.3))
+    with pytest.raises(MeasurementError, match=r"time limit of 0\.5 s: one forward pass takes 0\.3 s"):
+        fake.latency(on_real(lambda: fake.nap(next(naps))), time_limit=0.5)
 
 
 def test_out_of_memory_names_the_node():
@@ -340,14 +401,13 @@ def test_time_limits_that_mean_nothing(limit):
 # -- what is left ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_model_and_its_inputs_are_left_as_found():
     model, x = nn.Sequential(nn.BatchNorm1d(5), nn.ReLU(inplace=True)), X.clone()
     model.register_buffer("steps", torch.zeros(()))
     model.register_forward_hook(lambda module, args, output: module.steps.add_(1) and None)
     found = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     seed = torch.get_rng_state()
-    measure_latency(model, x, train=True)
+    latency(model, x, train=True)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, found[name]), name
     assert torch.equal(x, X)
@@ -363,6 +423,6 @@ def test_a_cuda_model_is_timed_until_its_work_is_done():
     layer = nn.Linear(4096, 4096).to(device)
     x = torch.randn(4096, 4096)
     once, thrice = measure_latency(layer, x), measure_latency(nn.Sequential(*[layer] * 3), x)
-    assert 2 < thrice.ratio / once.ratio < 4.5
     # 137 GFLOP cannot take less than this on any device of today; launches alone take microseconds.
     assert once.median_ms > 0.1
+    assert thrice.median_ms > 0.3

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from pytest_flops import MeasurementError
 from pytest_flops.counting.trace import Prepared
-from pytest_flops.measuring import machine
-from pytest_flops.measuring.machine import fingerprint
+from pytest_flops.measuring.machine import cpu_name, fingerprint
+from tests.settings import threads
 
 X = torch.randn(3, 5)
 
 
+def fingerprint_of(model: Any, args: Any, **options: Any) -> str:
+    return fingerprint(Prepared.of(model, args), **options)
+
+
 @pytest.fixture
-def processor(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A machine with a processor of this name."""
-    name = "Fast 9000"
-    monkeypatch.setattr(machine, "_cpu_name", lambda: name)
+def on_fast_9000(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
+    """Return `fingerprint_of` on a machine with a processor of this name."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("model name\t: Fast 9000\n")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX9")
-    return name
+    return partial(fingerprint_of, cpuinfo=cpuinfo)
 
 
 @pytest.fixture
@@ -40,11 +47,6 @@ def mixed() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 5).bfloat16(), nn.Linear(5, 5))
 
 
-def fingerprint_of(model, args, **options):
-    return fingerprint(Prepared.of(model, args), **options)
-
-
-@pytest.mark.usefixtures("processor")
 @pytest.mark.parametrize(
     ("model", "inputs", "threads", "expected"),
     [
@@ -57,33 +59,30 @@ def fingerprint_of(model, args, **options):
         (nn.ReLU(), X.long(), 1, "Fast 9000, AVX9, 1 thread, no floating-point tensors"),
     ],
 )
-def test_the_parts_on_a_cpu(model, inputs, threads, expected):
-    assert fingerprint_of(model, inputs, threads=threads) == expected
+def test_the_parts_on_a_cpu(on_fast_9000, model, inputs, threads, expected):
+    assert on_fast_9000(model, inputs, threads=threads) == expected
 
 
-@pytest.mark.usefixtures("processor")
-def test_no_number_of_threads_is_that_of_the_process():
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        assert fingerprint_of(nn.ReLU(), X, threads=None) == "Fast 9000, AVX9, 3 threads, float32"
-    finally:
-        torch.set_num_threads(before)
+def test_no_number_of_threads_is_that_of_the_process(on_fast_9000):
+    with threads(3):
+        assert on_fast_9000(nn.ReLU(), X, threads=None) == "Fast 9000, AVX9, 3 threads, float32"
 
 
-@pytest.mark.usefixtures("processor", "precision")
-def test_a_lower_precision_of_products_is_named():
+@pytest.mark.usefixtures("precision")
+def test_a_lower_precision_of_products_is_named(on_fast_9000):
     torch.set_float32_matmul_precision("high")
-    assert fingerprint_of(nn.ReLU(), X) == "Fast 9000, AVX9, 1 thread, float32, high matmul precision"
+    assert on_fast_9000(nn.ReLU(), X) == "Fast 9000, AVX9, 1 thread, float32, high matmul precision"
 
 
 def test_on_cuda_it_is_the_name_of_the_device(monkeypatch):
     asked: list[Any] = []
-    second = torch.device("cuda", 1)
-    monkeypatch.setattr(machine, "device_of", lambda prepared: second)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: asked.append(device) or "NVIDIA H100")
-    assert fingerprint_of(nn.Linear(5, 5), X, threads=4) == "NVIDIA H100, float32"
-    assert asked == [second]
+    # A fake tensor needs no device; but where there are some, it must be one of them.
+    device = torch.device("cuda", torch.cuda.device_count() - 1 if torch.cuda.is_available() else 1)
+    with FakeTensorMode():
+        model = nn.Linear(5, 5, device=device)
+    assert fingerprint_of(model, X, threads=4) == "NVIDIA H100, float32"
+    assert asked == [device]
 
 
 def test_this_machine_has_one_that_stays_and_fits_in_a_line():
@@ -101,16 +100,13 @@ def test_this_machine_has_one_that_stays_and_fits_in_a_line():
         (None, "aarch64"),
     ],
 )
-def test_the_name_of_the_processor(monkeypatch, text, name):
-    def read(self: Path) -> str:
-        if text is None:
-            raise FileNotFoundError
-        return text
-
-    monkeypatch.setattr(Path, "read_text", read)
-    monkeypatch.setattr(machine.platform, "processor", lambda: "")
-    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
-    assert machine._cpu_name() == name
+def test_the_name_of_the_processor(monkeypatch, tmp_path, text, name):
+    cpuinfo = tmp_path / "cpuinfo"
+    if text is not None:
+        cpuinfo.write_text(text)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert cpu_name(cpuinfo) == name
 
 
 def test_a_model_on_meta_is_refused():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,23 +16,13 @@ from torch.overrides import _get_current_function_mode_stack, handle_torch_funct
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from pytest_flops import Measurement, MeasurementError, Measurements, propagate, trace
-from pytest_flops.measuring import propagate as propagation
 from pytest_flops.measuring.probes import CpuScale, CudaProbe, Memory, probes_for
+from pytest_flops.measuring.propagate import measurements_of
+from pytest_flops.measuring.ready import Ready
 from tests.fakes import Script
+from tests.nets import Calls
 
 X = torch.randn(3, 5)
-
-
-class Calls(nn.Module):
-    """A model with one Linear(5, 5) whose forward is a function of (module, *inputs)."""
-
-    def __init__(self, forward: Callable[..., Any]) -> None:
-        super().__init__()
-        self.lin = nn.Linear(5, 5)
-        self.run = forward
-
-    def forward(self, *inputs: Any, **named: Any) -> Any:
-        return self.run(self, *inputs, **named)
 
 
 def by_name(measurements: tuple[Measurement, ...]) -> dict[str, Measurement]:
@@ -119,13 +109,48 @@ def test_a_longer_path_than_the_counted_one_is_an_error():
 # -- time -----------------------------------------------------------------------------------------------
 
 
-def test_time_is_that_of_the_work():
-    def uneven(model: Calls, x: Tensor) -> Tensor:
-        wide = x.repeat(200, 100)
-        return wide @ wide.t() if model.lin(x) is not None else x
+class FakeTimer:
+    """A timer whose time passes only when a model says so."""
 
-    measurements = by_name(propagate(Calls(uneven), X))
-    assert measurements["matmul"].time_ms > 5 * measurements["lin"].time_ms > 0
+    def __init__(self) -> None:
+        self.ms = 0.0
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def before(self) -> float:
+        return self.ms
+
+    after = before
+
+    def elapsed_ms(self, before: float, after: float) -> float:
+        return after - before
+
+    def wait(self, ms: float) -> None:
+        self.ms += ms
+
+
+def test_time_is_that_of_the_work():
+    timer = FakeTimer()
+
+    def between_steps(model: Calls, x: Tensor) -> Tensor:
+        timer.wait(100)
+        y = model.lin(x)
+        timer.wait(1000)
+        return y + 1
+
+    model = Calls(between_steps)
+    model.lin.register_forward_pre_hook(lambda *_: timer.wait(2))
+    model.lin.register_forward_hook(lambda *_: timer.wait(0.5))
+    measurements = by_name(measurements_of(Ready.of(model, X, None), timer, None))
+    assert (measurements["lin"].time_ms, measurements["add"].time_ms) == (2.5, 0.0)
+
+
+def test_time_passes_by_this_machines_own_clock():
+    measurements = by_name(propagate(Calls(lambda model, x: model.lin(x) + 1), X))
+    assert measurements["lin"].time_ms > 0
+    assert measurements["add"].time_ms > 0
 
 
 def test_the_model_runs_once_unmeasured_then_for_its_time_and_for_its_memory():
@@ -204,7 +229,7 @@ def test_cpu_memory_is_what_the_allocator_gives_out_and_takes_back():
         for m in propagate(Calls(wasteful), torch.randn(64, 5))
         if m.time_ms is not None
     ]
-    size = 64 * 5 * 4
+    size = 64 * 4 * 4
     assert [row[:3] for row in table] == [
         ("lin", 0, size),
         ("add", size, 2 * size),
@@ -242,15 +267,14 @@ def test_a_model_that_profiles_itself_has_times():
     assert by_name(propagate(Calls(profiled), X))["lin"].time_ms > 0
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, *readings: tuple[float, int, int]) -> Measurements:
+def scripted(*readings: tuple[float, int, int]) -> Measurements:
     probe = Script(*readings)
-    monkeypatch.setattr(propagation, "probes_for", lambda device: (probe, probe))
-    return propagate(Calls(lambda model, x: model.lin(x) + x.size(0)), X, warmup=0)
+    model = Calls(lambda model, x: model.lin(x) + x.size(0))
+    return measurements_of(Ready.of(model, X, None), probe, probe, warmup=0)
 
 
-def test_readings_reach_the_node_they_were_taken_around(monkeypatch):
+def test_readings_reach_the_node_they_were_taken_around():
     measurements = scripted(
-        monkeypatch,
         *((0.0, 100, 100), (2.5, 140, 190)),  # lin
         *((3.0, 140, 140), (3.5, 140, 140)),  # size: no op, so no node
         *((4.0, 140, 140), (5.0, 130, 160)),  # add
@@ -268,9 +292,8 @@ def test_readings_reach_the_node_they_were_taken_around(monkeypatch):
     assert [m.memory_delta_bytes for m in measurements] == [None, 40, -10, None]
 
 
-def test_the_table_has_the_columns_of_the_seed_and_totals(monkeypatch):
+def test_the_table_has_the_columns_of_the_seed_and_totals():
     measurements = scripted(
-        monkeypatch,
         *((0.0, 100, 100), (2.5, 5140, 5190)),  # lin
         *((3.0, 5140, 5140), (3.5, 5140, 5140)),  # size: no op, so no node
         *((4.0, 5140, 5140), (5.0, 130, 5160)),  # add
@@ -280,28 +303,28 @@ def test_the_table_has_the_columns_of_the_seed_and_totals(monkeypatch):
     assert header.split() == [*columns.split(), "mem_delta"]
     assert [" ".join(row.split()) for row in rows[1:-1]] == [
         "inputs placeholder inputs Calls 0",
-        "lin call_module lin Linear 150 2.500 100 5,140 +5,040",
-        "add call_function <built-in function add> Calls 15 1.000 5,140 130 -5,010",
+        "lin call_module lin Linear 120 2.500 100 5,140 +5,040",
+        "add call_function <built-in function add> Calls 12 1.000 5,140 130 -5,010",
         "output output output Calls 0",
     ]
-    assert (empty, totals) == ("", "Total: 165 FLOPs, 3.500 ms, peak memory 5,190 B")
+    assert (empty, totals) == ("", "Total: 132 FLOPs, 3.500 ms, peak memory 5,190 B")
     assert (measurements.time_ms, measurements.peak_memory_bytes) == (3.5, 5190)
 
 
-def test_the_table_leaves_out_the_memory_that_nobody_knows(monkeypatch):
+def test_the_table_leaves_out_the_memory_that_nobody_knows():
     timer = Script(*[(0.0, 0, 0), (1.0, 0, 0)] * 3)
-    monkeypatch.setattr(propagation, "probes_for", lambda device: (timer, None))
-    measurements = propagate(Calls(lambda model, x: model.lin(x) + x.size(0)), X, warmup=0)
-    assert measurements.table().splitlines()[-1] == "Total: 165 FLOPs, 2.000 ms"
+    model = Calls(lambda model, x: model.lin(x) + x.size(0))
+    measurements = measurements_of(Ready.of(model, X, None), timer, None, warmup=0)
+    assert measurements.table().splitlines()[-1] == "Total: 132 FLOPs, 2.000 ms"
     assert "None" not in measurements.table()
     assert measurements.peak_memory_bytes is None
 
 
 @pytest.mark.parametrize(("clock", "said"), [(float("nan"), "nan"), (float("inf"), "inf"), (-1.0, "-1.0")])
-def test_a_broken_clock_is_an_error(monkeypatch, clock, said):
+def test_a_broken_clock_is_an_error(clock, said):
     readings = [(0.0, 0, 0), (clock, 0, 0)] * 3
     with pytest.raises(MeasurementError) as caught:
-        scripted(monkeypatch, *readings)
+        scripted(*readings)
     assert str(caught.value) == f"The clock says that node lin took {said} ms: nothing was measured."
 
 

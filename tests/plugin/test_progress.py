@@ -14,17 +14,17 @@ from tests.runs import NET, QUICK, load_torch
 pty = pytest.importorskip("pty")
 load_torch()
 
+# By name, since the process that waits for workers does without torch.
 SCRIPTED = """
 import pytest
-from pytest_flops.measuring import latency
-from pytest_flops.measuring import machine
 from pytest_flops.results.measured import Latency
 
 
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch):
-    monkeypatch.setattr(latency, "latency_of", lambda *args, **options: Latency(2.0, 20.0, 0.01, 9, 1))
-    monkeypatch.setattr(machine, "fingerprint", lambda *args, **options: "EPYC")
+    rooms, measured = "pytest_flops.measuring", Latency(2.0, 20.0, 0.01, 9, 1)
+    monkeypatch.setattr(f"{rooms}.latency.latency_of", lambda *args, **options: measured)
+    monkeypatch.setattr(f"{rooms}.machine.fingerprint", lambda *args, **options: "EPYC")
 """
 TESTS = """
 from net import *
@@ -46,23 +46,35 @@ def test_after(): pass
 """
 
 
-@pytest.fixture
-def at_terminal(pytester):
-    """Run pytest at a terminal, and return its lines as they stand there in the end."""
-    pytester.makeconftest(SCRIPTED)
-    pytester.makepyfile(net=NET)
+DRIVER = """
+import sys
+import pytest
 
-    def run(body: str, *args: str) -> list[str]:
-        pytester.makepyfile(test_it=body)
-        ours, theirs = pty.openpty()
-        command = [sys.executable, "-m", "pytest", *QUICK, *args]
-        with subprocess.Popen(command, stdout=theirs, stderr=theirs, env=os.environ | {"COLUMNS": "100"}):
-            os.close(theirs)
-            shown = b"".join(iter(lambda: read(ours), b""))
-        os.close(ours)
-        return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", shown.decode()).replace("\r\n", "\n").split("\n")
+for options in sys.argv[1:]:
+    pytest.main(options.split())
+    print("the end of", options, flush=True)
+"""
+RUNS = {"plain": [], "verbose": ["-v"], "quiet": ["-q"], "workers": ["-n1"]}
 
-    return run
+
+@pytest.fixture(scope="session")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Run pytest at a terminal, in one process as often as there are ways; return the lines of each run."""
+    folder = tmp_path_factory.mktemp("terminal")
+    for name, text in {"conftest": SCRIPTED, "net": NET, "test_it": TESTS}.items():
+        (folder / f"{name}.py").write_text(text)
+    ours, theirs = pty.openpty()
+    runs = {name: " ".join([*QUICK, *options]) for name, options in RUNS.items()}
+    command, env = [sys.executable, "-c", DRIVER, *runs.values()], os.environ | {"COLUMNS": "100"}
+    with subprocess.Popen(command, cwd=folder, stdout=theirs, stderr=theirs, env=env):
+        os.close(theirs)
+        text = b"".join(iter(lambda: read(ours), b"")).decode()
+    os.close(ours)
+    found = {}
+    for name, options in runs.items():
+        run, _, text = text.partition(f"the end of {options}\r\n")
+        found[name] = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", run).replace("\r\n", "\n").split("\n")
+    return found
 
 
 def read(terminal: int) -> bytes:
@@ -81,8 +93,8 @@ def between(lines: list[str], start: str) -> list[str]:
 AGAIN = "latency ... 0.0 s, latency again (2) ... 0.0 s, latency again (3) ... 0.0 s"
 
 
-def test_a_line_per_model_stands_between_the_dots(at_terminal):
-    lines = at_terminal(TESTS)
+def test_a_line_per_model_stands_between_the_dots(shown):
+    lines = shown["plain"]
     assert between(lines, "test_it.py") == [
         "test_it.py .",
         "flops: measuring Net: latency ... 0.0 s",
@@ -94,17 +106,18 @@ def test_a_line_per_model_stands_between_the_dots(at_terminal):
     assert "captured" not in lines
 
 
-def test_verbose_runs_name_the_test_again(at_terminal):
-    assert between(at_terminal(TESTS, "-v"), "test_it.py::test_before")[1:4] == [
+def test_verbose_runs_name_the_test_again(shown):
+    assert between(shown["verbose"], "test_it.py::test_before")[1:4] == [
         "test_it.py::test_net",
         "flops: measuring Net: latency ... 0.0 s",
         "test_it.py::test_net PASSED".ljust(93) + "[ 50%]",
     ]
 
 
-@pytest.mark.parametrize("how", ["-q", "-n1"])
-def test_nothing_is_shown_in_quiet_runs_and_by_workers(at_terminal, how):
-    assert not [line for line in at_terminal(TESTS, how) if "measuring" in line]
+@pytest.mark.parametrize("how", ["quiet", "workers"])
+def test_nothing_is_shown_in_quiet_runs_and_by_workers(shown, how):
+    assert any("1 failed, 3 passed" in line for line in shown[how])
+    assert not [line for line in shown[how] if "measuring" in line]
 
 
 @pytest.mark.parametrize("args", [("-s",), ("-p", "no:terminal"), ("-p", "no:capture")])

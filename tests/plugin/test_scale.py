@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+
+from tests.runs import QUICK
 
 SUITE = """
 import gc
@@ -15,7 +21,7 @@ alive = weakref.WeakSet()
 @pytest.mark.parametrize("number", range(3))
 def test_net(flops, number):
     assert not alive, "the model of an earlier test, and the garbage collector was off"
-    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ReLU())
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.LayerNorm(5))
     flops(model, torch.randn(2, 3))
     if number:  # the first meta kernel of a process imports much, and leaves frames behind for the collector
         gc.disable()
@@ -32,17 +38,27 @@ def pytest_sessionfinish():
 """
 
 
-def test_a_model_is_freed_with_its_test(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(SUITE)
-    pytester.runpytest_subprocess("--flops-update").assert_outcomes(passed=3)
-    pytester.runpytest_subprocess().assert_outcomes(passed=3)
+RUNS = {"new": ("--flops-update",), "updated": ("--flops-update",), "compared": ()}
 
 
-@pytest.mark.parametrize("args", [("--flops-update",), ()])
-def test_no_baseline_outlives_its_test(pytester: pytest.Pytester, args: tuple[str, ...]) -> None:
-    pytester.makepyfile(SUITE)
-    pytester.makeconftest(COUNT_BASELINES)
-    pytester.runpytest_subprocess("--flops-update")
-    result = pytester.runpytest_subprocess("-s", *args)
-    result.assert_outcomes(passed=3)
-    result.stdout.fnmatch_lines("*alive: 0")
+@pytest.fixture(scope="session")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return what runs of the suite one after the other print, each in a process of its own."""
+    folder: Path = tmp_path_factory.mktemp("scale")
+    (folder / "test_it.py").write_text(SUITE)
+    (folder / "conftest.py").write_text(COUNT_BASELINES)
+    command = [sys.executable, "-m", "pytest", "-s", *QUICK]
+    return {
+        name: subprocess.run([*command, *args], cwd=folder, capture_output=True, text=True).stdout
+        for name, args in RUNS.items()
+    }
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_model_is_freed_with_its_test(printed: dict[str, str], run: str) -> None:
+    assert "3 passed" in printed[run]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_no_baseline_outlives_its_test(printed: dict[str, str], run: str) -> None:
+    assert "alive: 0\n" in printed[run]

@@ -12,18 +12,6 @@ import pytest_flops
 
 PACKAGE = Path(pytest_flops.__file__).parent
 TORCH_ROOMS = {"counting", "formulas", "measuring", "torch_flops"}
-TORCH_ROOMS |= {
-    "tracer",
-    "nodes",
-    "backward",
-    "shapes",
-    "calls",
-    "memo",
-    "foresight",
-    "memory",
-    "preserve",
-    "subject",
-}
 ROOMS = sorted(
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     for path in PACKAGE.rglob("*.py")

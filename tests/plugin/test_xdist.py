@@ -44,8 +44,8 @@ def test_200_tests_updated_by_four_workers(pytester, net):
 
 def test_workers_report_failures_wrong_markers_and_groups(pytester, net):
     pytester.makepyfile(
-        test_it="from net import *\n"
-        "@pytest.mark.xdist_group('g')\ndef test_net(flops): flops(Block(2), x())\n"
+        test_it="import pytest\n"
+        "@pytest.mark.xdist_group('g')\ndef test_never_run(flops): pass\n"
         "@pytest.mark.flops_budget(flop=1)\ndef test_wrong(flops): pass"
     )
     result = pytester.runpytest_subprocess(*QUICK, "-n1", "--dist=loadgroup")
@@ -63,20 +63,20 @@ def test_workers_report_failures_wrong_markers_and_groups(pytester, net):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_killed_update_leaves_only_whole_files(pytester, net):
-    pytester.makepyfile(test_it=MANY)
+    endless = "    if w == 100:\n        import time\n        time.sleep(600)\n"
+    pytester.makepyfile(test_it=MANY.replace("    flops(", f"{endless}    flops("))
     folder = pytester.path / "flops_baselines" / "test_it"
     run = subprocess.Popen(
         [sys.executable, "-m", "pytest", *QUICK, "-q", "--flops-update"], stdout=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 60
         while len(list(folder.glob("*.json"))) < 20:
-            assert time.monotonic() < deadline, "the run wrote nothing"
+            assert run.poll() is None, "the run ended and wrote next to nothing"
             time.sleep(0.005)
     finally:
         run.send_signal(signal.SIGKILL)
         run.wait()
     written = list(folder.glob("*.json"))
-    assert 20 <= len(written) < 200
+    assert 20 <= len(written) < 100
     for path in written:
         assert json.loads(path.read_text())["test"] == f"test_it.py::{path.stem}"
