@@ -22,7 +22,11 @@ included:
 * pooling: average ΠK per output, max ΠK−1; a window counts whole where it covers padding. Adaptive windows
   count what they hold.
 * attention: QKᵀ, scale, mask (if there is one, or causal), softmax, dropout (1 per score if p > 0), AV. A
-  causal mask counts in full. Grouped queries count like as many heads of their own.
+  causal mask counts in full. Grouped queries count like as many heads of their own. Scores are those of what
+  queries and keys broadcast to; values that broadcast further enlarge the last product alone.
+* attention's gradient: dV and dP from the values, softmax's 4n−1 per row, dQ and dK, each scaled: twice the
+  products of the forward pass, whether autograd or a fused kernel computes them. That such a kernel computes
+  the scores again is not counted (torch.utils.flop_counter counts it: five products where these are four).
 * recurrent layers: linear maps with their biases and the pointwise work of each step, LSTM 13 per feature
   of the state, GRU 10, plain 2. Packed sequences count the steps they hold.
 * dropout: 0 in eval; in training 2 per element (scale the mask, apply it). Feature and alpha dropout: their

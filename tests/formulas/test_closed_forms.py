@@ -127,31 +127,21 @@ SDPA: dict[str, tuple[tuple[Any, ...], dict[str, Any], Cost]] = {
     ),
     "_scaled_dot_product_cudnn_attention": ((Q, K, V, None, True, 0.0, True), {}, attention_cost(mask=1)),
     "_scaled_dot_product_fused_attention_overrideable": ((Q, K, V), {}, attention_cost()),
+    "_scaled_dot_product_flash_attention.quantized": (
+        (Q, K, V, t(2, 6), t(2, 6), t(2, 6), 0.5, True),
+        {},
+        attention_cost(mask=1, dropout=1),
+    ),
+    "_triton_scaled_dot_attention": ((Q, K, V, 0.5), {}, attention_cost(dropout=1)),
 }
 
 
 @pytest.mark.parametrize(("name", "call"), SDPA.items(), ids=SDPA)
 def test_every_backend_of_attention_costs_the_same(name: str, call: Any) -> None:
     args, kwargs, cost = call
-    op = getattr(aten, name).default
+    name, _, overload = name.partition(".")
+    op = getattr(getattr(aten, name), overload or "default")
     assert formula_for(op)(*args, out=t(2, 6, 3, 8), **kwargs) == cost
-
-
-BACKWARD = {
-    "_scaled_dot_product_flash_attention_backward": (None, None, None, None, 3, 5, 0.0, False, None, None),
-    "_scaled_dot_product_flash_attention_for_cpu_backward": (None, None, 0.0, False),
-    "_scaled_dot_product_efficient_attention_backward": (None, None, None, None, None, 0.0, [True] * 4),
-    "_scaled_dot_product_cudnn_attention_backward": (*[None] * 7, 3, 5, 0.0, False),
-}
-
-
-def test_every_backend_of_attentions_gradient_costs_the_same() -> None:
-    costs = {
-        formula_for(getattr(aten, name).default)(t(2, 6, 3, 8), Q, K, V, *args, out=None)
-        for name, args in BACKWARD.items()
-    }
-    assert len(costs) == 1
-    assert costs.pop().macs == SCORES * (3 * 4 + 2 * 8)
 
 
 # -- one recurrent layer, however it runs --------------------------------------------------------------------
@@ -241,6 +231,11 @@ def test_every_batch_norm_costs_the_same(name: str) -> None:
     formula = formula_for(getattr(aten, name).default)
     assert formula(t(2, 3, 4), t(3), t(3), t(3), t(3), True, 0.1, 1e-5, out=None) == 4 * 24
     assert formula(t(2, 3, 4), None, None, t(3), t(3), False, 0.1, 1e-5, out=None) == 2 * 24
+
+
+def test_the_fused_layer_of_attention_costs_the_same_by_either_kernel() -> None:
+    native = formula_for(aten._native_multi_head_attention.default)
+    assert formula_for(aten._triton_multi_head_attention.default) is native
 
 
 def test_the_fast_path_of_the_encoder_is_not_free(count: Callable[..., Cost]) -> None:
