@@ -99,6 +99,9 @@ BACKWARD_OPS: dict[str, tuple[Callable[[], Any], int]] = {
     "max_pool2d": (lambda: F.max_pool2d(meta(1, 2, 6, 9), 3), 12 * 8 + 12),
     "avg_pool2d": (lambda: F.avg_pool2d(meta(1, 2, 6, 9), 3), 12 * 9 + 12 * 10),
     "layer_norm": (lambda: F.layer_norm(meta(3, 5), [5], meta(5), meta(5)), 4 * 15 + 13 * 15),
+    # one product with the scaled mask, by the composite of the CPU and by the kernel of CUDA
+    "dropout": (lambda: F.dropout(meta(2, 5), 0.5), 2 * 10 + 10),
+    "native_dropout": (lambda: torch.native_dropout(meta(2, 5), 0.5, True)[0], 2 * 10 + 10),
     "layer_norm-plain": (lambda: F.layer_norm(meta(3, 5), [5]), 2 * 15 + 9 * 15),
 }
 
