@@ -19,11 +19,15 @@ included:
   2n; subtracting the maximum, which only guards against overflow, is not counted.
 * normalisation: 2 per element, 1 each for a scale and a shift. Statistics are not counted, so train and
   eval mode agree. (`rms_norm` reaches ATen as its parts, and counts them all.)
+* counters: adding to a whole number that stands alone (a tensor without dimensions, such as a batch norm's
+  `num_batches_tracked`) is bookkeeping, and counts as little as arithmetic of Python numbers.
 * pooling: average ΠK per output, max ΠK−1; a window counts whole where it covers padding. Adaptive windows
   count what they hold.
 * attention: QKᵀ, scale, mask (if there is one, or causal), softmax, dropout (1 per score if p > 0), AV. A
   causal mask counts in full. Grouped queries count like as many heads of their own. Scores are those of what
   queries and keys broadcast to; values that broadcast further enlarge the last product alone.
+* attention of packed sequences, each with a length of its own (`torch.nn.attention.varlen`): by their
+  lengths, where these have values. In a run that has not, as if every query met the longest sequence of keys.
 * attention's gradient: dV and dP from the values, softmax's 4n−1 per row, dQ and dK, each scaled: twice the
   products of the forward pass, whether autograd or a fused kernel computes them. That such a kernel computes
   the scores again is not counted (torch.utils.flop_counter counts it: five products where these are four).

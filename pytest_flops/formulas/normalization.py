@@ -27,6 +27,7 @@ batch_norm = norm(1)
 register_flop_formula(
     [
         "aten::batch_norm",
+        "aten::instance_norm",
         "aten::_batch_norm_impl_index",
         "aten::native_batch_norm",
         "aten::_native_batch_norm_legit",

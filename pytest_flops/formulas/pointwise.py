@@ -61,8 +61,13 @@ for _flops, _names in FLOPS_PER_ELEMENT.items():
 
 @register_flop_formula(["aten::add", "aten::sub", "aten::rsub.Tensor", "aten::rsub.Scalar"])
 def add(x: Any, y: Any, scale: complex = 1, *_: Any, out: Tensor, alpha: complex = 1, **__: Any) -> int:
-    """Count 1, and another where the second term is scaled."""
-    return (1 + (alpha != 1 or scale != 1)) * one_per_element(out=out)
+    """Count 1, and another where the second term is scaled; nothing where a counter moves on."""
+    return 0 if _is_counter(out) else (1 + (alpha != 1 or scale != 1)) * one_per_element(out=out)
+
+
+def _is_counter(x: Tensor) -> bool:
+    """Tell a whole number that stands alone: what a norm does to its `num_batches_tracked` is bookkeeping."""
+    return not x.ndim and not x.is_floating_point() and not x.is_complex()
 
 
 def complex_arithmetic(real: int, imaginary: int) -> Formula:

@@ -75,6 +75,14 @@ CASES: dict[str, tuple[Callable[[], Any], Cost]] = {
     "dropout-eval": (lambda: F.dropout(t(2, 3), 0.5, training=False), Cost(0)),
     "dropout-train": (lambda: F.dropout(t(2, 3), 0.5), Cost(12)),
     "batch_norm-train": (lambda: F.batch_norm(t(2, 3, 4), t(3), t(3), t(3), t(3), training=True), Cost(96)),
+    "batch_norm-module": (
+        lambda: torch.nn.BatchNorm1d(3)(t(2, 3, 4)),
+        Cost(96),
+    ),  # trains, and counts batches
+    "counter": (lambda: torch.tensor(3).add_(1), Cost(0)),
+    "counter-back": (lambda: torch.tensor(3) - torch.tensor(1), Cost(0)),
+    "number": (lambda: torch.tensor(3.0).add_(1), Cost(1)),
+    "one-whole-number": (lambda: torch.tensor([3]).add_(1), Cost(1)),
     "batch_norm-eval": (lambda: F.batch_norm(t(2, 3, 4), t(3), t(3), t(3), t(3)), Cost(96)),
     "layer_norm-scale": (lambda: F.layer_norm(t(3, 5), [5], t(5)), Cost(45)),
     "instance_norm": (lambda: F.instance_norm(t(2, 3, 4), weight=t(3), bias=t(3)), Cost(96)),
