@@ -44,6 +44,7 @@ from pytest_flops.counting.shape_rules import result_by_rule
 from pytest_flops.counting.tally import Tally
 from pytest_flops.errors import FormulaError
 from pytest_flops.formulas import formula_for
+from pytest_flops.formulas.registry import needs_values
 from pytest_flops.metrics import Cost
 
 CPU = torch.device("cpu")
@@ -183,19 +184,20 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         cost = formula(*call.args, out=out, **call.kwargs)
         if cost is NotImplemented:
             return None
-        outcome = _checked(call.func, cost)._replace(result=result, written=call.written)
+        outcome = checked(call.func, cost)._replace(result=result, written=call.written)
         memo.store(call.key, outcome)
         return outcome
 
     def _find_out(self, call: Call) -> Any:
         """Run an op on metadata, and remember what came of it where metadata says it all."""
-        stand_ins = [self._stand_in(tensor) for tensor in call.tensors]
+        by_values = needs_values(call.func)
+        stand_ins = [t if by_values and self._has_value(t) else self._stand_in(t) for t in call.tensors]
         try:
             result, tally = self._infer(call.on(stand_ins, META))
         except Exception as err:
             return self._find_out_from_values(call, err)
         try:
-            if traits_of(call.func).changes_metadata:
+            if by_values or traits_of(call.func).changes_metadata:
                 raise UnrepeatableError
             outcome = _outcome(call, specify(result, stand_ins), tally)
             memo.store(call.key, outcome)
@@ -332,7 +334,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             kwargs = {name: value for name, value in call.kwargs.items() if name not in outs}
             cost = formula(*call.args, out=result, **kwargs)
             if cost is not NotImplemented:
-                self._add(_checked(call.func, cost))
+                self._add(checked(call.func, cost))
                 return result
         with self:
             result = call.func.decompose(*call.args, **call.kwargs)
@@ -400,7 +402,8 @@ def _makes_floats(dtype: torch.dtype | None) -> bool:
     return (dtype or torch.get_default_dtype()).is_floating_point
 
 
-def _checked(func: OpOverload, cost: Any) -> Outcome:
+def checked(func: OpOverload, cost: Any) -> Outcome:
+    """Return the cost that a formula gave as an outcome; raise FormulaError for what is none."""
     found = cost if isinstance(cost, Cost) else Cost(cost)
     if not all(isinstance(number, int) and number >= 0 for number in found):
         raise FormulaError(

@@ -20,6 +20,7 @@ from pytest_flops.counting.preserve import untouched
 from pytest_flops.counting.recorder import Recorder, recording
 from pytest_flops.counting.shapes import CPU, ShapeMode
 from pytest_flops.counting.subject import Subject
+from pytest_flops.counting.whole import counting_composites_whole
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import FORMULAS_VERSION
 from pytest_flops.results.report import Report
@@ -198,6 +199,7 @@ class Run:
             given = inputs.fresh(self._real_input if self._real else _symbolic_input)
             stack.enter_context(self._shapes)
             stack.enter_context(recording(self.recorder, self._shapes, self._subject.modules))
+            stack.enter_context(counting_composites_whole(self.recorder, under_autograd=not self.inference))
             yield given
 
     def _set_mode(self) -> None:

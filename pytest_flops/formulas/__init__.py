@@ -58,10 +58,15 @@ the shapes stands for it.
 Every op has an answer
 ----------------------
 
-For each ATen op, in order: its formula; zero by kind; one per output element if torch tags it pointwise; a
-reduction if it tags it so; the sum over its decomposition; else it is *unsupported*, and reported. An op
-that torch itself composes of others (`square`, `isfinite`) is taken apart rather than tagged, for its parts
-are all that is seen outside of inference mode. `register_flop_formula` adds an answer, also for custom ops.
+For each ATen op, in order: its formula; the one that torch.utils.flop_counter was given, in FLOPs of two for
+each multiply-accumulate; zero by kind; one per output element if torch tags it pointwise; a reduction if it
+tags it so; the sum over its decomposition; else it is *unsupported*, and reported. An op that torch itself
+composes of others (`square`, `isfinite`) is taken apart rather than tagged, for its parts are all that is
+seen outside of inference mode.
+
+`register_flop_formula` adds an answer, also for custom ops, and for composites: that holds under autograd
+too, where the gradient is that of the parts. Only inside `torch.func` and forward-mode differentiation it is
+not asked, and the op is reported.
 
 Formulas are integer algebra on sizes: products of the dimensions that the maths names, so that symbolic
 sizes go through the common ones.
@@ -80,6 +85,7 @@ from pytest_flops.formulas import (  # noqa: F401  # each registers the formulas
     loss,
     normalization,
     ordering,
+    packed_attention,
     pointwise,
     pooling,
     quantized,
@@ -96,7 +102,10 @@ from pytest_flops.formulas.registry import (
     formula_for,
     generation,
     register_flop_formula,
+    seal,
 )
+
+seal()
 
 FORMULAS_VERSION: int = 1
 """Stored with every baseline; grows when any formula changes its count."""

@@ -73,8 +73,7 @@ def _sums(macs: int, results: int) -> Cost:
     return Cost(max(2 * macs - results, 0), macs)
 
 
-def work(q: Tensor, k: Tensor, v: Tensor) -> Work:
-    """Return the work of attention on operands whose lengths and features are the last two dimensions."""
+def _work(q: Tensor, k: Tensor, v: Tensor) -> Work:
     *before_q, Lq, d = q.shape
     *before_k, Lk, _d = k.shape
     *before_v, _Lk, dv = v.shape
@@ -100,7 +99,7 @@ def _in_groups(k: Tensor, q: Tensor) -> int:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, masked: bool, dropout: bool) -> Cost:
     """Return the cost of attention; see `Work.forward`."""
-    return work(q, k, v).forward(masked=masked, dropout=dropout)
+    return _work(q, k, v).forward(masked=masked, dropout=dropout)
 
 
 @register_flop_formula(["aten::scaled_dot_product_attention", "aten::_scaled_dot_product_attention_math"])
@@ -242,7 +241,7 @@ def attention_backward(
         scaled_keys=_in_groups(k, q),
         biases=bias.numel() if of_bias and bias is not None else 0,
     )
-    return work(q, k, v).backward(to, dropout=dropout)
+    return _work(q, k, v).backward(to, dropout=dropout)
 
 
 @register_flop_formula(
