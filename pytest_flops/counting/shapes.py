@@ -226,6 +226,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise failure
             result, tally = self._infer(call.on(mixed, META))
         except Exception:
+            failure = _what_is_missing(call.func, failure)
             if not self.real and not self._inferring:
                 self.failure = self.failure or failure
             raise failure from None
@@ -371,6 +372,20 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tally.costs.append(outcome.cost)
         if outcome.unsupported:
             tally.note_unsupported(outcome.unsupported)
+
+
+def _what_is_missing(func: OpOverload, failure: Exception) -> Exception:
+    """Return why an op did not run on metadata: a want of values or of a kernel, or else what it said itself.
+
+    A kernel for metadata may refuse what the one for values takes, and an op may be given what does not fit.
+    """
+    if isinstance(failure, NotImplementedError):
+        if torch.Tag.dynamic_output_shape in func.tags:
+            return NeedsRealTensorsError(f"the size of what {func} returns depends on values")
+        return NeedsRealTensorsError(f"{func} has no kernel for shapes alone")
+    if "meta tensor" in str(failure).lower() and not isinstance(failure, NeedsRealTensorsError):
+        return NeedsRealTensorsError(str(failure))
+    return failure
 
 
 def _may_copy(call: Call) -> bool:

@@ -182,17 +182,51 @@ def scaled_mm_v2(a: Tensor, b: Tensor, *args: Any, out: Any, **__: Any) -> Cost:
     return scaled_mm(a, b, args[0], args[3], args[6], out=out)
 
 
-@register_flop_formula(["aten::_grouped_mm", "aten::_scaled_grouped_mm", "aten::_scaled_grouped_mm_v2"])
-def grouped_mm(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+@register_flop_formula(["aten::_grouped_mm", "transformers::grouped_mm_fallback"])
+def grouped_mm(
+    a: Tensor, b: Tensor, offs: Any = None, bias: Any = None, *_: Any, out: Tensor, **__: Any
+) -> Cost:
     """Count one dot product per output element, whichever dimension is ragged, for each row has one group.
 
-    With a ragged inner dimension, (m, Σk)·(Σk, n), the groups share the Σk products of an element of `mm`.
+    With a ragged inner dimension, (m, Σk)·(Σk, n), the G groups share the Σk products of an element of `mm`,
+    and add them up to G sums, or to Σk of them where there are more groups than products.
     """
-    k = a.shape[-1]
+    shift = out.numel() if bias is not None else 0
     if a.ndim == b.ndim == 2:
-        products = a.shape[0] * k * b.shape[1]
-        return Cost(2 * products - out.numel(), products)
-    return dots(out.numel(), k)
+        (m, k), n = a.shape, b.shape[1]
+        return Cost((2 * k - min(out.shape[0], k)) * m * n + shift, m * k * n)
+    return dots(out.numel(), a.shape[-1]) + shift
+
+
+@register_flop_formula("transformers::grouped_mm_fallback_backward")
+def grouped_mm_backward(x: Tensor, weight: Tensor, offs: Any, grad: Tensor, *_: Any, **__: Any) -> Cost:
+    """Count a product with the weights (for the input) and one with the input (for them), as `grouped_mm`."""
+    (S, k), (G, _k, n) = x.shape, weight.shape
+    return dots(S * k, n) + Cost((2 * S - min(G, S)) * k * n, S * k * n)
+
+
+@register_flop_formula("aten::_scaled_grouped_mm")
+def scaled_grouped_mm(
+    a: Tensor,
+    b: Tensor,
+    scale_a: Any,
+    scale_b: Any,
+    offs: Any = None,
+    bias: Any = None,
+    *_: Any,
+    out: Tensor,
+    **__: Any,
+) -> Cost:
+    """Count `grouped_mm`, and one scaling per output element."""
+    return grouped_mm(a, b, offs, bias, out=out) + out.numel()
+
+
+@register_flop_formula("aten::_scaled_grouped_mm_v2")
+def scaled_grouped_mm_v2(a: Tensor, b: Tensor, *args: Any, out: Tensor, **__: Any) -> Cost:
+    """Count as `scaled_grouped_mm`."""
+    _scale_a, _recipe_a, _swizzle_a, _scale_b, _recipe_b, _swizzle_b, *rest = args
+    offs, bias, *_ = (*rest, None, None)
+    return scaled_grouped_mm(a, b, None, None, offs, bias, out=out)
 
 
 @register_flop_formula(

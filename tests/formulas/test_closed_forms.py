@@ -107,6 +107,43 @@ def test_closed_form(run: Callable[[], Any], cost: Cost, count: Callable[..., Co
     assert count(run) == cost
 
 
+# -- products of groups, by the sizes that shapes give -------------------------------------------------------
+
+OFFS = t(2, dtype=torch.int32)
+# a, b, the result, and what it costs: of rows, of columns, of products, of more groups than products, a batch
+GROUPS: dict[str, tuple[Tensor, Tensor, Tensor, Cost]] = {
+    "rows": (t(7, 3), t(2, 3, 5), t(7, 5), Cost(7 * 5 * 5, 7 * 5 * 3)),
+    "columns": (t(2, 7, 3), t(3, 5), t(7, 5), Cost(7 * 5 * 5, 7 * 5 * 3)),
+    "products": (t(7, 6), t(6, 5), t(2, 7, 5), Cost(7 * 5 * (2 * 6 - 2), 7 * 5 * 6)),
+    "more-groups": (t(7, 2), t(2, 5), t(8, 7, 5), Cost(7 * 5 * 2, 7 * 5 * 2)),
+    "batch": (t(2, 7, 3), t(2, 3, 5), t(2, 7, 5), Cost(2 * 7 * 5 * 5, 2 * 7 * 5 * 3)),
+}
+
+
+@pytest.mark.parametrize(("a", "b", "out", "cost"), GROUPS.values(), ids=GROUPS)
+def test_products_of_groups(a: Tensor, b: Tensor, out: Tensor, cost: Cost) -> None:
+    n, bias = out.numel(), t(5)
+    assert formula_for(aten._grouped_mm.default)(a, b, OFFS, out=out) == cost
+    assert formula_for(aten._grouped_mm.default)(a, b, OFFS, bias, out=out) == cost + n
+    scaled = formula_for(aten._scaled_grouped_mm.default)
+    assert scaled(a, b, t(7), t(5), OFFS, out=out) == cost + n
+    assert scaled(a, b, t(7), t(5), OFFS, bias, out=out) == cost + 2 * n
+    scaled = formula_for(aten._scaled_grouped_mm_v2.default)
+    recipes = ([t(7)], [0], [0], [t(5)], [0], [0])
+    assert scaled(a, b, *recipes, OFFS, out=out) == cost + n
+    assert scaled(a, b, *recipes, OFFS, bias, out=out) == cost + 2 * n
+
+
+def test_products_of_groups_in_a_loop_that_hides_them(count: Callable[..., Cost]) -> None:
+    pytest.importorskip("transformers.integrations.moe")
+    op, x, weight = torch.ops.transformers.grouped_mm_fallback, t(7, 3), t(2, 3, 5)
+    offs = torch.tensor([4, 7], dtype=torch.int32)
+    assert count(lambda: op(x, weight, offs)) == Cost(7 * 5 * 5, 7 * 5 * 3)
+    backward = torch.ops.transformers.grouped_mm_fallback_backward
+    to_input, to_weight = Cost(7 * 3 * 9, 105), Cost(3 * 5 * (2 * 7 - 2), 105)
+    assert count(lambda: backward(x, weight, offs, t(7, 5))) == to_input + to_weight
+
+
 # -- one attention, however it is computed -------------------------------------------------------------------
 
 Q, K, V = t(2, 6, 3, 4), t(2, 6, 5, 4), t(2, 6, 5, 8)
