@@ -37,7 +37,8 @@ included:
   parts.
 * sorting, selection, search: comparisons of a textbook algorithm. FFT: 5·n·⌈log₂ n⌉, half for real input.
   Linear algebra: the counts of Golub & Van Loan and LAPACK. Interpolation: the weighted sum of the taps.
-* sparse operands: what they store, 2 per stored element and column. Quantised ops: as those they stand for.
+* sparse operands: what they store, 2 per stored element and column; coalescing, one addition per element that
+  falls together with another. Quantised ops: as those they stand for.
 * complex numbers: in real FLOPs: addition 2, product 6, quotient 11, modulus 4; a complex
   multiply-accumulate is 4 real ones. Any other function 2, one for each real number that comes out.
 * zero by kind: views, copies, casts, layout, creation, random numbers, lookup, and selection by a mask that
@@ -88,10 +89,12 @@ from pytest_flops.formulas import (  # noqa: F401  # each registers the formulas
     packed_attention,
     pointwise,
     pooling,
+    prims,
     quantized,
     recurrent,
     reduction,
     softmax,
+    sparse,
     spectral,
     vision,
     zero,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pytest_flops.formulas.contraction import dots
+from pytest_flops.formulas.contraction import dots, sums
 from pytest_flops.formulas.registry import register_flop_formula
 from pytest_flops.metrics import Cost
 
@@ -32,7 +32,7 @@ class Work(NamedTuple):
 
     def forward(self, *, masked: bool, dropout: bool) -> Cost:
         """Return QKᵀ, scale, mask, softmax (3·Lk−1 per row), dropout (1 per score) and AV."""
-        products = _sums(self.from_keys, self.scores) + _sums(self.from_values, self.results)
+        products = sums(self.from_keys, self.scores) + sums(self.from_values, self.results)
         softmax = max(3 * self.scores - self.rows, 0)
         return products + self.scores * (1 + masked + dropout) + softmax
 
@@ -44,14 +44,14 @@ class Work(NamedTuple):
         """
         cost = Cost(0)
         if to.values:
-            cost += _sums(self.from_values, to.values)
+            cost += sums(self.from_values, to.values)
         if to.queries or to.keys or to.biases:
             softmax = max(4 * self.scores - self.rows, 0)
-            cost += _sums(self.from_values, self.scores) + self.scores * dropout + softmax
+            cost += sums(self.from_values, self.scores) + self.scores * dropout + softmax
         if to.queries:
-            cost += _sums(self.from_keys, to.queries) + to.queries
+            cost += sums(self.from_keys, to.queries) + to.queries
         if to.keys:
-            cost += _sums(self.from_keys, to.keys) + to.scaled_keys
+            cost += sums(self.from_keys, to.keys) + to.scaled_keys
         return cost + (max(self.scores - to.biases, 0) if to.biases else 0)
 
 
@@ -66,11 +66,6 @@ class Gradients(NamedTuple):
     values: int
     scaled_keys: int
     biases: int = 0
-
-
-def _sums(macs: int, results: int) -> Cost:
-    """Return the cost of so many products that are added up to so many results."""
-    return Cost(max(2 * macs - results, 0), macs)
 
 
 def _work(q: Tensor, k: Tensor, v: Tensor) -> Work:

@@ -25,6 +25,11 @@ def dots(n: int, k: int, *, parts: int = 1) -> Cost:
     return Cost(max(2 * k - 1, 0) * n, k * n)
 
 
+def sums(macs: int, results: int) -> Cost:
+    """Return the cost of so many products that are added up to so many results, in terms of any number."""
+    return Cost(max(2 * macs - results, 0), macs)
+
+
 def scaled(n: int, alpha: complex, beta: complex, parts: int = 1) -> int:
     """Return the FLOPs of `beta·bias + alpha·product` on `n` elements, the product itself apart.
 
@@ -270,7 +275,29 @@ def linear_backward(x: Tensor, grad: Tensor, weight: Tensor, mask: Sequence[bool
         cost += dots(x.numel(), features)
     if mask[1]:
         cost += dots(weight.numel(), rows)
-    return cost + mask[2] * (grad.numel() - features)
+    return cost + mask[2] * max(grad.numel() - features, 0)
+
+
+@register_flop_formula("aten::mkldnn_linear_backward_input")
+def linear_backward_input(size: Any, grad: Tensor, weight: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """Count a product with the weight."""
+    return dots(out.numel(), weight.shape[0])
+
+
+@register_flop_formula("aten::mkldnn_linear_backward_weights")
+def linear_backward_weights(grad: Tensor, x: Tensor, weight: Tensor, biased: bool, **__: Any) -> Cost:
+    """Count a product with the input, and a sum for the bias."""
+    return linear_backward(x, grad, weight, (False, True, biased))
+
+
+@register_flop_formula("aten::matmul_backward")
+def matmul_backward(grad: Tensor, a: Tensor, b: Tensor, mask: Sequence[bool], **__: Any) -> Cost:
+    """Count the products of the forward pass for each operand, added up where it broadcasts."""
+    macs: int = grad.numel() * a.shape[-1]
+    cost = Cost(0)
+    for operand, asked in zip((a, b), mask, strict=True):
+        cost += sums(macs, operand.numel()) * int(asked)
+    return cost
 
 
 @register_flop_formula("aten::_trilinear")
@@ -300,7 +327,21 @@ def _expanded(x: Tensor, new_dims: Sequence[int]) -> list[int]:
     return shape
 
 
-@register_flop_formula("aten::affine_grid_generator")
+@register_flop_formula("aten::_compute_linear_combination")
+def linear_combination(x: Tensor, coefficients: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """Count one dot product over the tensors that are combined per output element."""
+    return dots(out.numel(), coefficients.shape[1], parts=real_parts(x))
+
+
+@register_flop_formula(["aten::affine_grid_generator", "aten::cudnn_affine_grid_generator"])
 def affine_grid(theta: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
     """Count a homogeneous coordinate times a row of θ per output element."""
     return dots(out.numel(), theta.shape[-1])
+
+
+@register_flop_formula("aten::cudnn_affine_grid_generator_backward")
+def affine_grid_backward(
+    grad: Tensor, N: int, C: int, H: int, W: int, *_: Any, out: Tensor, **__: Any
+) -> Cost:
+    """Count a dot product over all positions per element of the gradient of θ."""
+    return dots(out.numel(), H * W)

@@ -34,7 +34,7 @@ FLOPS_PER_ELEMENT = {
     # dropout's gradient: the mask was scaled before
     1: """
         log_sigmoid log_sigmoid_forward threshold_backward floor_divide glu_jvp polar native_dropout_backward
-        _masked_scale
+        _masked_scale _standard_gamma_grad _dirichlet_grad
     """,
     # compare with both borders; a named clamp; value and condition of the gradient
     2: """

@@ -126,7 +126,9 @@ def test_reductions_do_not_wait_for_torch_to_tag_them(monkeypatch: pytest.Monkey
 
 
 def test_every_name_belongs_to_an_op() -> None:
-    import torch.nn.attention.varlen  # these register their ops
+    import torch._prims  # these register their ops
+    import torch.ao.quantization.fx._decomposed
+    import torch.nn.attention.varlen
     import torchvision  # noqa: F401
 
     def exists(name: str) -> bool:
