@@ -24,10 +24,10 @@ from torch.utils._pytree import tree_leaves  # private, for want of a public one
 from pytest_flops.counting.live_memory import LiveMemory
 from pytest_flops.counting.op_results import meta_like
 from pytest_flops.counting.recorder import Recorder, Step
+from pytest_flops.counting.shapes import checked
 from pytest_flops.counting.tally import Tally
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import formula_for
-from pytest_flops.metrics import Cost
 
 
 class _StepSpan(NamedTuple):
@@ -155,9 +155,8 @@ class TrainingRecorder(Recorder):
         formula = formula_for(torch.ops.aten.scaled_dot_product_attention.default)
         assert tally is not None
         assert formula is not None
-        cost = formula(*args, out=result, **kwargs)
-        assert isinstance(cost, Cost)
-        tally.costs.append(cost)
+        op = torch.ops.aten.scaled_dot_product_attention.default
+        tally.costs.append(checked(op, formula(*args, out=result, **kwargs)).cost)
         return result
 
     def _is_attention(self, number: int) -> bool:

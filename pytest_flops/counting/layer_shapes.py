@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pytest_flops.counting.calls import Call
@@ -122,6 +123,40 @@ def matrix_product_plus(call: Call) -> New | None:
     if result is None or not call.kwargs.keys() <= {"alpha", "beta"}:
         return None
     return result if broadcasts(bias.shape, result.size) else None
+
+
+_GROUPED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def grouped_product(call: Call) -> New | None:
+    """`(a, b, offsets, bias, dtype)`: products of groups of rows, of columns, of terms, or of a plain batch.
+
+    PyTorch's kernel for meta tensors refuses float32, and float16 without a GPU, which the CPU's takes.
+    """
+    a, b, offsets, bias, dtype, *_ = (*call.args, None, None, None)
+    if call.kwargs or bias is not None or dtype not in (None, a.dtype) or a.dtype not in _GROUPED_DTYPES:
+        return None
+    if a.dtype is not b.dtype or a.shape[-1] != b.shape[-2] or not all(map(_is_aligned, (a, b))):
+        return None
+    groups = {x.shape[0] for x in (a, b) if x.ndim == 3}
+    groups |= {offsets.shape[0]} if offsets is not None else set()
+    if (offsets is None) != (a.ndim == b.ndim == 3) or len(groups) != 1 or {a.ndim, b.ndim} - {2, 3}:
+        return None
+    return _padded((*(groups if a.ndim == b.ndim else ()), a.shape[-2], b.shape[-1]), a.dtype)
+
+
+def _is_aligned(x: Tensor) -> bool:
+    """Tell whether a matrix lies in rows, or in columns, that begin at multiples of 16 bytes."""
+    inner, outer = sorted(x.stride()[-2:])
+    return inner == 1 and outer * x.dtype.itemsize % 16 == 0
+
+
+def _padded(size: Sequence[int], dtype: torch.dtype) -> New:
+    """Describe a new tensor whose rows begin at multiples of 16 bytes where PyTorch was built with CUDA."""
+    step = 16 // dtype.itemsize if torch.version.cuda else 1
+    whole = contiguous((*size[:-1], -(-size[-1] // step) * step), dtype)
+    last = sum((length - 1) * by for length, by in zip(size, whole.stride, strict=True))
+    return whole._replace(size=torch.Size(size), nbytes=(last + 1) * dtype.itemsize)
 
 
 # Lookups and joins ------------------------------------------------------------------------------------------

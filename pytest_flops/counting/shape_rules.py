@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -210,7 +210,7 @@ def _dropout(call: Call) -> RuleResult:
     return like_all([x], x.shape, x.dtype) if train and p else Same(0)
 
 
-_RULES: Mapping[OpOverload, Rule] = {
+_RULES: dict[OpOverload, Rule] = {
     _aten.hardswish.default: _POINTWISE,  # these two lack the tag
     _aten.hardswish_.default: _POINTWISE,
     _aten.masked_fill.Scalar: _POINTWISE_CONTIGUOUS,  # these make their own layout
@@ -251,3 +251,5 @@ _RULES: Mapping[OpOverload, Rule] = {
     _aten.rnn_tanh.input: Rule(layer_shapes.recurrent),
     _aten.rnn_relu.input: Rule(layer_shapes.recurrent),
 }
+if hasattr(_aten, "_grouped_mm"):  # since torch 2.8
+    _RULES[_aten._grouped_mm.default] = Rule(layer_shapes.grouped_product, any_layout=True, any_dtype=True)

@@ -44,6 +44,7 @@ from pytest_flops.counting.shape_rules import result_by_rule
 from pytest_flops.counting.tally import Tally
 from pytest_flops.errors import FormulaError
 from pytest_flops.formulas import formula_for
+from pytest_flops.formulas.registry import needs_values
 from pytest_flops.metrics import Cost
 
 CPU = torch.device("cpu")
@@ -183,19 +184,20 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         cost = formula(*call.args, out=out, **call.kwargs)
         if cost is NotImplemented:
             return None
-        outcome = _checked(call.func, cost)._replace(result=result, written=call.written)
+        outcome = checked(call.func, cost)._replace(result=result, written=call.written)
         memo.store(call.key, outcome)
         return outcome
 
     def _find_out(self, call: Call) -> Any:
         """Run an op on metadata, and remember what came of it where metadata says it all."""
-        stand_ins = [self._stand_in(tensor) for tensor in call.tensors]
+        by_values = needs_values(call.func)
+        stand_ins = [t if by_values and self._has_value(t) else self._stand_in(t) for t in call.tensors]
         try:
             result, tally = self._infer(call.on(stand_ins, META))
         except Exception as err:
             return self._find_out_from_values(call, err)
         try:
-            if traits_of(call.func).changes_metadata:
+            if by_values or traits_of(call.func).changes_metadata:
                 raise UnrepeatableError
             outcome = _outcome(call, specify(result, stand_ins), tally)
             memo.store(call.key, outcome)
@@ -224,6 +226,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise failure
             result, tally = self._infer(call.on(mixed, META))
         except Exception:
+            failure = _what_is_missing(call.func, failure)
             if not self.real and not self._inferring:
                 self.failure = self.failure or failure
             raise failure from None
@@ -332,7 +335,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             kwargs = {name: value for name, value in call.kwargs.items() if name not in outs}
             cost = formula(*call.args, out=result, **kwargs)
             if cost is not NotImplemented:
-                self._add(_checked(call.func, cost))
+                self._add(checked(call.func, cost))
                 return result
         with self:
             result = call.func.decompose(*call.args, **call.kwargs)
@@ -371,6 +374,20 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             tally.note_unsupported(outcome.unsupported)
 
 
+def _what_is_missing(func: OpOverload, failure: Exception) -> Exception:
+    """Return why an op did not run on metadata: a want of values or of a kernel, or else what it said itself.
+
+    A kernel for metadata may refuse what the one for values takes, and an op may be given what does not fit.
+    """
+    if isinstance(failure, NotImplementedError):
+        if torch.Tag.dynamic_output_shape in func.tags:
+            return NeedsRealTensorsError(f"the size of what {func} returns depends on values")
+        return NeedsRealTensorsError(f"{func} has no kernel for shapes alone")
+    if "meta tensor" in str(failure).lower() and not isinstance(failure, NeedsRealTensorsError):
+        return NeedsRealTensorsError(str(failure))
+    return failure
+
+
 def _may_copy(call: Call) -> bool:
     return call.func in _COPYING and all(tensor.layout is torch.strided for tensor in call.tensors)
 
@@ -400,7 +417,8 @@ def _makes_floats(dtype: torch.dtype | None) -> bool:
     return (dtype or torch.get_default_dtype()).is_floating_point
 
 
-def _checked(func: OpOverload, cost: Any) -> Outcome:
+def checked(func: OpOverload, cost: Any) -> Outcome:
+    """Return the cost that a formula gave as an outcome; raise FormulaError for what is none."""
     found = cost if isinstance(cost, Cost) else Cost(cost)
     if not all(isinstance(number, int) and number >= 0 for number in found):
         raise FormulaError(

@@ -18,8 +18,9 @@ from pytest_flops.counting.inputs import Inputs
 from pytest_flops.counting.op_results import meta_like
 from pytest_flops.counting.preserve import untouched
 from pytest_flops.counting.recorder import Recorder, recording
-from pytest_flops.counting.shapes import CPU, ShapeMode
+from pytest_flops.counting.shapes import CPU, NeedsRealTensorsError, ShapeMode
 from pytest_flops.counting.subject import Subject
+from pytest_flops.counting.whole import counting_composites_whole
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import FORMULAS_VERSION
 from pytest_flops.results.report import Report
@@ -198,6 +199,7 @@ class Run:
             given = inputs.fresh(self._real_input if self._real else _symbolic_input)
             stack.enter_context(self._shapes)
             stack.enter_context(recording(self.recorder, self._shapes, self._subject.modules))
+            stack.enter_context(counting_composites_whole(self.recorder, under_autograd=not self.inference))
             yield given
 
     def _set_mode(self) -> None:
@@ -223,7 +225,7 @@ class Run:
         """Return what to raise for a failed run: the model's own exception, with a line on where it was."""
         if isinstance(failure, TraceError):
             return failure
-        if not self._real and self._shapes.failure is not None:
+        if not self._real and isinstance(self._shapes.failure, NeedsRealTensorsError):
             return TraceError(
                 f"{self._subject.name} needs values that a shape-only run has not, {self.reason(failure)}. "
                 "Give it real tensors: a model and inputs on the CPU, and no execute='meta'."

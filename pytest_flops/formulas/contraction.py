@@ -25,6 +25,11 @@ def dots(n: int, k: int, *, parts: int = 1) -> Cost:
     return Cost(max(2 * k - 1, 0) * n, k * n)
 
 
+def sums(macs: int, results: int) -> Cost:
+    """Return the cost of so many products that are added up to so many results, in terms of any number."""
+    return Cost(max(2 * macs - results, 0), macs)
+
+
 def scaled(n: int, alpha: complex, beta: complex, parts: int = 1) -> int:
     """Return the FLOPs of `beta·bias + alpha·product` on `n` elements, the product itself apart.
 
@@ -182,17 +187,51 @@ def scaled_mm_v2(a: Tensor, b: Tensor, *args: Any, out: Any, **__: Any) -> Cost:
     return scaled_mm(a, b, args[0], args[3], args[6], out=out)
 
 
-@register_flop_formula(["aten::_grouped_mm", "aten::_scaled_grouped_mm", "aten::_scaled_grouped_mm_v2"])
-def grouped_mm(a: Tensor, b: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+@register_flop_formula(["aten::_grouped_mm", "transformers::grouped_mm_fallback"])
+def grouped_mm(
+    a: Tensor, b: Tensor, offs: Any = None, bias: Any = None, *_: Any, out: Tensor, **__: Any
+) -> Cost:
     """Count one dot product per output element, whichever dimension is ragged, for each row has one group.
 
-    With a ragged inner dimension, (m, Σk)·(Σk, n), the groups share the Σk products of an element of `mm`.
+    With a ragged inner dimension, (m, Σk)·(Σk, n), the G groups share the Σk products of an element of `mm`,
+    and add them up to G sums, or to Σk of them where there are more groups than products.
     """
-    k = a.shape[-1]
+    shift = out.numel() if bias is not None else 0
     if a.ndim == b.ndim == 2:
-        products = a.shape[0] * k * b.shape[1]
-        return Cost(2 * products - out.numel(), products)
-    return dots(out.numel(), k)
+        (m, k), n = a.shape, b.shape[1]
+        return Cost((2 * k - min(out.shape[0], k)) * m * n + shift, m * k * n)
+    return dots(out.numel(), a.shape[-1]) + shift
+
+
+@register_flop_formula("transformers::grouped_mm_fallback_backward")
+def grouped_mm_backward(x: Tensor, weight: Tensor, offs: Any, grad: Tensor, *_: Any, **__: Any) -> Cost:
+    """Count a product with the weights (for the input) and one with the input (for them), as `grouped_mm`."""
+    (S, k), (G, _k, n) = x.shape, weight.shape
+    return dots(S * k, n) + Cost((2 * S - min(G, S)) * k * n, S * k * n)
+
+
+@register_flop_formula("aten::_scaled_grouped_mm")
+def scaled_grouped_mm(
+    a: Tensor,
+    b: Tensor,
+    scale_a: Any,
+    scale_b: Any,
+    offs: Any = None,
+    bias: Any = None,
+    *_: Any,
+    out: Tensor,
+    **__: Any,
+) -> Cost:
+    """Count `grouped_mm`, and one scaling per output element."""
+    return grouped_mm(a, b, offs, bias, out=out) + out.numel()
+
+
+@register_flop_formula("aten::_scaled_grouped_mm_v2")
+def scaled_grouped_mm_v2(a: Tensor, b: Tensor, *args: Any, out: Tensor, **__: Any) -> Cost:
+    """Count as `scaled_grouped_mm`."""
+    _scale_a, _recipe_a, _swizzle_a, _scale_b, _recipe_b, _swizzle_b, *rest = args
+    offs, bias, *_ = (*rest, None, None)
+    return scaled_grouped_mm(a, b, None, None, offs, bias, out=out)
 
 
 @register_flop_formula(
@@ -236,7 +275,29 @@ def linear_backward(x: Tensor, grad: Tensor, weight: Tensor, mask: Sequence[bool
         cost += dots(x.numel(), features)
     if mask[1]:
         cost += dots(weight.numel(), rows)
-    return cost + mask[2] * (grad.numel() - features)
+    return cost + mask[2] * max(grad.numel() - features, 0)
+
+
+@register_flop_formula("aten::mkldnn_linear_backward_input")
+def linear_backward_input(size: Any, grad: Tensor, weight: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """Count a product with the weight."""
+    return dots(out.numel(), weight.shape[0])
+
+
+@register_flop_formula("aten::mkldnn_linear_backward_weights")
+def linear_backward_weights(grad: Tensor, x: Tensor, weight: Tensor, biased: bool, **__: Any) -> Cost:
+    """Count a product with the input, and a sum for the bias."""
+    return linear_backward(x, grad, weight, (False, True, biased))
+
+
+@register_flop_formula("aten::matmul_backward")
+def matmul_backward(grad: Tensor, a: Tensor, b: Tensor, mask: Sequence[bool], **__: Any) -> Cost:
+    """Count the products of the forward pass for each operand, added up where it broadcasts."""
+    macs: int = grad.numel() * a.shape[-1]
+    cost = Cost(0)
+    for operand, asked in zip((a, b), mask, strict=True):
+        cost += sums(macs, operand.numel()) * int(asked)
+    return cost
 
 
 @register_flop_formula("aten::_trilinear")
@@ -266,7 +327,21 @@ def _expanded(x: Tensor, new_dims: Sequence[int]) -> list[int]:
     return shape
 
 
-@register_flop_formula("aten::affine_grid_generator")
+@register_flop_formula("aten::_compute_linear_combination")
+def linear_combination(x: Tensor, coefficients: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
+    """Count one dot product over the tensors that are combined per output element."""
+    return dots(out.numel(), coefficients.shape[1], parts=real_parts(x))
+
+
+@register_flop_formula(["aten::affine_grid_generator", "aten::cudnn_affine_grid_generator"])
 def affine_grid(theta: Tensor, *_: Any, out: Tensor, **__: Any) -> Cost:
     """Count a homogeneous coordinate times a row of θ per output element."""
     return dots(out.numel(), theta.shape[-1])
+
+
+@register_flop_formula("aten::cudnn_affine_grid_generator_backward")
+def affine_grid_backward(
+    grad: Tensor, N: int, C: int, H: int, W: int, *_: Any, out: Tensor, **__: Any
+) -> Cost:
+    """Count a dot product over all positions per element of the gradient of θ."""
+    return dots(out.numel(), H * W)

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pytest_flops.formulas.contraction import dots
+from pytest_flops.formulas.contraction import dots, sums
 from pytest_flops.formulas.registry import Formula, real_parts, register_flop_formula
 from pytest_flops.metrics import Cost
 
@@ -232,10 +232,21 @@ def convolution_backward(
         spread = transposed_cost(grad, weight, stride, dilation, groups)
         cost += convolution_cost(weight, x) if transposed else spread
     if output_mask[1]:
-        cost += Cost(2 * forward_macs - weight.numel() * parts, forward_macs)
+        cost += sums(forward_macs, weight.numel() * parts)
     if len(output_mask) > 2 and output_mask[2]:
-        cost += (grad.numel() - grad.shape[1]) * parts
+        cost += max(grad.numel() - grad.shape[1], 0) * parts
     return cost
+
+
+@register_flop_formula("aten::_slow_conv2d_backward")
+def slow_conv2d_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, size: Ints, stride: Ints, padding: Ints, *mask: Any, **__: Any
+) -> Cost:
+    """Count `convolution_backward`, all gradients where no mask says which."""
+    asked = mask[0] if mask else (True, True, True)
+    return convolution_backward(
+        grad, x, weight, None, stride, padding, [1, 1], False, [0, 0], 1, asked, out=None
+    )
 
 
 def _backward_settings(*args: Any) -> tuple[Ints, Ints, bool, int, Sequence[bool]]:

@@ -62,6 +62,21 @@ def fold(x: Tensor, *_: Any, **__: Any) -> int:
     return x.numel() * real_parts(x)
 
 
+@register_flop_formula([f"aten::replication_pad{d}d_backward" for d in (1, 2, 3)])
+@register_flop_formula([f"aten::reflection_pad{d}d_backward" for d in (1, 2, 3)])
+def pad_backward(grad: Tensor, x: Tensor, *_: Any, **__: Any) -> int:
+    """Count one addition per gradient that falls together with another: all that padding repeats."""
+    return max(grad.numel() - x.numel(), 0) * real_parts(grad)
+
+
+@register_flop_formula("aten::_segment_reduce_backward")
+def segment_reduce_backward(grad: Tensor, y: Tensor, x: Tensor, reduce: str, *_: Any, **__: Any) -> int:
+    """Count nothing per element for a sum; a quotient for a mean; for an extreme whether it is the one, and
+    the quotient among equals; for a product, g·y/x."""
+    per_element = {"sum": 0, "mean": 1, "max": 2, "min": 2, "prod": 2}
+    return per_element[reduce] * x.numel()
+
+
 @register_flop_formula("aten::segment_reduce")
 def segment_reduce(x: Tensor, reduce: str, *_: Any, out: Tensor, **__: Any) -> int:
     """Count one per element; a mean is divided once per segment."""

@@ -79,6 +79,20 @@ def grid_sampler(x: Tensor, grid: Tensor, mode: int = 0, *_: Any, out: Tensor, *
     return (2 * taps - 1 if taps > 1 else 0) * out.numel()
 
 
+@register_flop_formula("aten::_grid_sampler_2d_cpu_fallback_backward")
+def grid_sampler_fallback_backward(
+    grad: Tensor, x: Tensor, grid: Tensor, mode: int, *_: Any, **__: Any
+) -> int:
+    """Count `grid_sampler_backward` for the input and the grid."""
+    return grid_sampler_backward(grad, x, grid, mode, (True, True))
+
+
+@register_flop_formula("aten::cudnn_grid_sampler_backward")
+def cudnn_grid_sampler_backward(x: Tensor, grid: Tensor, grad: Tensor, *_: Any, **__: Any) -> int:
+    """Count `grid_sampler_backward` for the input and the grid, of linear interpolation."""
+    return grid_sampler_backward(grad, x, grid, 0, (True, True))
+
+
 @register_flop_formula(["aten::grid_sampler_2d_backward", "aten::grid_sampler_3d_backward"])
 def grid_sampler_backward(grad: Tensor, x: Tensor, grid: Tensor, mode: int = 0, *args: Any, **__: Any) -> int:
     """Count a product and an addition per tap: for the input, and in each dimension for the grid."""

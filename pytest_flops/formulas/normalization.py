@@ -27,6 +27,7 @@ batch_norm = norm(1)
 register_flop_formula(
     [
         "aten::batch_norm",
+        "aten::instance_norm",
         "aten::_batch_norm_impl_index",
         "aten::native_batch_norm",
         "aten::_native_batch_norm_legit",
@@ -92,6 +93,22 @@ def vendor_batch_norm_backward(x: Tensor, grad: Tensor, weight: Tensor, *_: Any,
 
 
 register_flop_formula("aten::batch_norm_backward")(norm_backward(2, 9))
+
+
+@register_flop_formula("aten::batch_norm_backward_reduce")
+def batch_norm_backward_reduce(
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Any, *asked: bool, **__: Any
+) -> int:
+    """Count what the devices that share a batch do apart: x̂, 2 per element; Σ g·x̂, 2; Σ g, 1."""
+    return 5 * x.numel()
+
+
+@register_flop_formula("aten::batch_norm_backward_elemt")
+def batch_norm_backward_elemt(
+    grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Any, *_: Any, **__: Any
+) -> int:
+    """Count dx = rstd·(g − mean(g) − x̂·mean(g·x̂)) from sums that are there: 2 for x̂, 4, and the weight."""
+    return (6 + (weight is not None)) * x.numel()
 
 
 @register_flop_formula("aten::_fused_rms_norm_backward")

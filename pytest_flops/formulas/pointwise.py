@@ -31,13 +31,17 @@ def per_element(flops: int) -> Formula:
 
 
 FLOPS_PER_ELEMENT = {
-    1: """log_sigmoid log_sigmoid_forward threshold_backward floor_divide glu_jvp polar""",
+    # dropout's gradient: the mask was scaled before
+    1: """
+        log_sigmoid log_sigmoid_forward threshold_backward floor_divide glu_jvp polar native_dropout_backward
+        _masked_scale _standard_gamma_grad _dirichlet_grad
+    """,
     # compare with both borders; a named clamp; value and condition of the gradient
     2: """
         hardtanh relu6 hardshrink xlogy special_xlog1py _add_relu hardtanh_backward hardshrink_backward
         softshrink_backward glu leaky_relu_backward rrelu_with_noise_backward _prelu_kernel_backward
-        native_dropout_backward _masked_scale gelu_backward silu_backward elu_backward softplus_backward
-        log_sigmoid_backward mish_backward hardsigmoid_backward infinitely_differentiable_gelu_backward
+        gelu_backward silu_backward elu_backward softplus_backward log_sigmoid_backward mish_backward
+        hardsigmoid_backward infinitely_differentiable_gelu_backward
     """,
     # lerp: a + w·(b − a); softshrink: two comparisons, a shift; sinc: sin(πx)/πx; logit: log(x/(1−x));
     # entr: −x·log x; sigmoid' and tanh': g·y·(1−y), g·(1−y²); nan_to_num: three comparisons
@@ -57,8 +61,13 @@ for _flops, _names in FLOPS_PER_ELEMENT.items():
 
 @register_flop_formula(["aten::add", "aten::sub", "aten::rsub.Tensor", "aten::rsub.Scalar"])
 def add(x: Any, y: Any, scale: complex = 1, *_: Any, out: Tensor, alpha: complex = 1, **__: Any) -> int:
-    """Count 1, and another where the second term is scaled."""
-    return (1 + (alpha != 1 or scale != 1)) * one_per_element(out=out)
+    """Count 1, and another where the second term is scaled; nothing where a counter moves on."""
+    return 0 if _is_counter(out) else (1 + (alpha != 1 or scale != 1)) * one_per_element(out=out)
+
+
+def _is_counter(x: Tensor) -> bool:
+    """Tell a whole number that stands alone: what a norm does to its `num_batches_tracked` is bookkeeping."""
+    return not x.ndim and not x.is_floating_point() and not x.is_complex()
 
 
 def complex_arithmetic(real: int, imaginary: int) -> Formula:
@@ -95,7 +104,8 @@ def clamp(x: Tensor, low: Any = None, high: Any = None, *_: Any, out: Tensor, **
 def dropout(x: Tensor, p: float, train: bool | None = True, *_: Any, **__: Any) -> int:
     """Count nothing in eval; in training the scale of the mask and its product with x, 2 per element.
 
-    Drawing the mask is not counted. With p = 1 there is no scale: x is multiplied by zeros.
+    Drawing the mask is not counted, and its gradient is another product with the scaled mask, 1 per element.
+    With p = 1 there is no scale: x is multiplied by zeros.
     """
     if train is False or p == 0:
         return 0

@@ -7,7 +7,8 @@ that a formula can stand here for an op that this torch does not have, or that a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -36,7 +37,11 @@ F = TypeVar("F", bound=Formula)
 
 _QUALIFIED_NAME = re.compile(r"\w+::\w+(\.\w+)?")
 _formulas: dict[str, Formula] = {}
+_shipped: dict[str, Formula] = {}
+_changed: set[str] = set()
 _generation = 0
+_torchs: tuple[object, ...] = ()
+_readers: set[Formula] = set()
 
 
 def register_flop_formula(ops: Op | Iterable[Op], *, override: bool = False) -> Callable[[F], F]:
@@ -69,19 +74,59 @@ def register_flop_formula(ops: Op | Iterable[Op], *, override: bool = False) -> 
 
     def register(formula: F) -> F:
         global _generation
-        taken = [name for name in names if name in _formulas] if not override else []
+        taken = [name for name in names if name in _formulas or _overloads_of(name)] if not override else []
         if taken:
             raise FormulaError(f"{', '.join(taken)} already has a formula; pass override=True to replace it")
+        for overload in [each for name in names for each in _overloads_of(name)]:
+            del _formulas[overload]  # "all overloads" means those too that have one of ours
         _formulas.update(dict.fromkeys(names, formula))
+        _changed.update(names)
         _generation += 1
-        formula_for.cache_clear()
         return formula
 
     return register
 
 
+def reads_values(formula: F) -> F:
+    """Mark a formula that reads the whole numbers among its arguments, such as lengths, where there are any.
+
+    It is then called with them for every call of its op, and has to tell by `is_meta` where they are unknown.
+    """
+    _readers.add(formula)
+    return formula
+
+
+def needs_values(func: OpOverload) -> bool:
+    """Tell whether the cost of an op depends on whole numbers among its arguments, not on shapes alone."""
+    return formula_for(func) in _readers
+
+
+def _overloads_of(name: str) -> list[str]:
+    """Return the overloads of an op that have a formula of this package by themselves."""
+    return [
+        each for each in _shipped if each.startswith(f"{name}.") and _formulas.get(each) is _shipped[each]
+    ]
+
+
+def seal() -> None:
+    """Take all that is registered now for the package's own: what comes later is the user's."""
+    _shipped.update(_formulas)
+    _changed.clear()
+
+
+def users_formulas() -> dict[str, Formula]:
+    """Return the formulas that were registered by others than this package, by qualified name."""
+    found = {name: _formulas[name] for name in _changed if name in _formulas}
+    return {name: formula for name, formula in found.items() if _shipped.get(name) is not formula}
+
+
 def generation() -> int:
-    """Return a number that grows with every registration: what was counted under an older one is stale."""
+    """Return a number that grows with every registration, PyTorch's registry included: what was counted under
+    an older one is stale."""
+    global _generation, _torchs
+    if (torchs := (*_torchs_registry().items(),)) != _torchs:
+        _torchs = torchs
+        _generation += 1
     return _generation
 
 
@@ -89,31 +134,66 @@ def generation() -> int:
 def registrations_undone() -> Iterator[None]:
     """Forget, at the end of the block, every formula that was registered in it: for tests of formulas."""
     global _generation
-    before, formulas = _generation, dict(_formulas)
+    before, formulas, changed = _generation, dict(_formulas), set(_changed)
     try:
         yield
     finally:
         if _generation != before:
             _formulas.clear()
             _formulas.update(formulas)
+            _changed.clear()
+            _changed.update(changed)
             _generation += 1  # what was counted in the block is stale as well
-            formula_for.cache_clear()
 
 
-@cache
 def formula_for(func: OpOverload) -> Formula | None:
     """Return the formula of an ATen op, or None where only its decomposition can tell.
 
-    In order: a registered formula (the overload's before the op's); one FLOP per output element if torch
-    tags the op pointwise; a reduction if it tags it so. An op that torch defines by other ops (composite)
-    is left to these, tag or no tag: outside of inference mode they are all that a trace sees.
+    In order: a registered formula (the overload's before the op's); one registered with PyTorch's own
+    counter; one FLOP per output element if torch tags the op pointwise; a reduction if it tags it so. An op
+    that torch defines by other ops (composite) is left to these, tag or no tag: outside of inference mode
+    they are all that a trace sees.
     """
     for name in _lookup_names(func):
         if name in _formulas:
             return _formulas[name]
+    return torchs_formula_for(func) or _formula_by_kind(func)
+
+
+def torchs_formula_for(func: OpOverload) -> Formula | None:
+    """Return the formula that PyTorch's own `torch.utils.flop_counter.register_flop_formula` was given.
+
+    It gives FLOPs by PyTorch's convention, two for each multiply-accumulate. It is asked only where nothing
+    is registered here; None where it answers nothing, or is not asked.
+    """
+    theirs = _torchs_registry().get(func.overloadpacket)
+    if theirs is None or any(name in _formulas for name in _lookup_names(func)):
+        return None
+
+    def formula(*args: Any, out: Any, **kwargs: Any) -> Cost:
+        flops: int = theirs(*args, **kwargs, out_val=out)
+        return Cost(flops, flops // 2)
+
+    return formula
+
+
+def torchs_names() -> list[str]:
+    """Return the names of the ops that have a formula with PyTorch's own counter, and none here."""
+    names = [_qualified_name(op) for op in _torchs_registry() if isinstance(op, OpOverloadPacket)]
+    return [name for name in names if name not in _formulas]
+
+
+def _torchs_registry() -> Mapping[Any, Callable[..., int]]:
+    # Nobody registered anything with a module that nobody imported
+    module = sys.modules.get("torch.utils.flop_counter")
+    return getattr(module, "flop_registry", {})
+
+
+@cache
+def _formula_by_kind(func: OpOverload) -> Formula | None:
     if func.is_view:
         return no_flops
-    if func.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd):
+    if is_composite(func):
         return None
     tags = _tags(func)
     if torch.Tag.pointwise in tags:
@@ -121,6 +201,15 @@ def formula_for(func: OpOverload) -> Formula | None:
     if getattr(torch.Tag, "reduction", None) in tags:
         return reduction
     return None
+
+
+def is_composite(func: OpOverload) -> bool:
+    """Tell whether torch defines an op by others, so that autograd takes it apart."""
+    # Private: asked for the kernels of an op that has none (`prim::layout`) PyTorch raises
+    name: str = func.name()  # type: ignore[no-untyped-call]
+    return torch._C._dispatch_has_kernel(name) and func.has_kernel_for_dispatch_key(
+        DispatchKey.CompositeImplicitAutograd
+    )
 
 
 def registered_names() -> frozenset[str]:
@@ -179,13 +268,11 @@ def _qualified_name(op: Any) -> str:
     )
 
 
-def _lookup_names(func: OpOverload) -> Iterator[str]:
+@cache
+def _lookup_names(func: OpOverload) -> tuple[str, ...]:
     name, overload = func._schema.name, func._overloadname
-    yield f"{name}.{overload}"
-    yield name
-    if name.endswith("_"):
-        yield f"{name[:-1]}.{overload}"
-        yield name[:-1]
+    names = [name, name[:-1]] if name.endswith("_") else [name]
+    return tuple(found for each in names for found in (f"{each}.{overload}", each))
 
 
 def _tags(func: OpOverload) -> set[torch.Tag]:

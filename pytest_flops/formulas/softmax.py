@@ -30,6 +30,12 @@ def log_softmax(x: Tensor, dim: int, *_: Any, **__: Any) -> int:
     return 3 * x.numel()
 
 
+@register_flop_formula("aten::_nested_tensor_softmax_with_shape")
+def nested_softmax(x: Tensor, query: Tensor, *_: Any, **__: Any) -> int:
+    """Count `softmax` of scores, padded as they are."""
+    return softmax(x, -1)
+
+
 @register_flop_formula("aten::_masked_softmax")
 def masked_softmax(x: Tensor, mask: Tensor, dim: int | None = None, *_: Any, **__: Any) -> int:
     """Count `softmax`; the mask selects."""

@@ -109,7 +109,7 @@ def test_what_a_rule_tells_is_what_the_cpu_returns(dtype, limit):
     assert len(found.told) >= FEWEST[dtype]
     if dtype is torch.float32:
         ruled = {op._schema.name.rstrip("_") for op in shape_rules._RULES}
-        assert ruled - RECURRENT <= found.told.keys()
+        assert ruled - RECURRENT - {"aten::_grouped_mm"} <= found.told.keys()  # these have tests of their own
 
 
 RECURRENT = {"aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu"}
@@ -221,6 +221,52 @@ def test_a_first_trace_imports_no_compiler(model, x, options):
 
 def test_the_check_above_can_fail():
     assert "sympy" in modules_after("import torch.fx.experimental.symbolic_shapes")
+
+
+OFFSETS = torch.tensor([4, 8], dtype=torch.int32)
+# What is in groups: sizes of a and b, whether b lies in columns, whether there are offsets
+GROUPED: dict[str, tuple[tuple[int, ...], tuple[int, ...], bool, bool]] = {
+    "rows": ((8, 16), (2, 16, 24), False, True),
+    "rows-by-columns": ((8, 16), (2, 24, 16), True, True),
+    "rows-uneven": ((8, 16), (2, 6, 16), True, True),
+    "columns": ((2, 8, 16), (16, 8), False, True),
+    "products": ((16, 8), (8, 24), False, True),
+    "products-uneven": ((16, 8), (3, 8), True, True),
+    "batch": ((2, 8, 16), (2, 16, 24), False, False),
+    "batch-uneven": ((2, 8, 16), (2, 5, 16), True, False),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("a", "b", "by_columns", "offsets"), GROUPED.values(), ids=GROUPED)
+def test_products_of_groups_are_what_the_cpu_returns(a, b, by_columns, offsets, dtype):
+    a, b = torch.ones(a, dtype=dtype), torch.ones(b, dtype=dtype)
+    b = b.mT if by_columns else b
+    with torch.inference_mode(), Compare() as found:
+        torch._grouped_mm(a, b, offs=OFFSETS if offsets else None)
+    assert not found.wrong
+    assert found.told["aten::_grouped_mm"] == 1
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "offsets"),
+    [
+        ((8, 16), (2, 12, 24), OFFSETS),  # products of other lengths
+        ((8, 16), (3, 16, 24), OFFSETS),  # other groups
+        ((8, 16), (2, 16, 24), None),
+        ((2, 8, 16), (2, 16, 24), OFFSETS),
+        ((2, 8, 16), (3, 16, 24), None),
+        ((8, 16), (2, 16, 6), OFFSETS),  # rows that do not begin at multiples of 16 bytes
+        ((8, 6), (2, 6, 24), OFFSETS),
+    ],
+)
+def test_products_of_groups_that_do_not_fit_raise_as_ever(a, b, offsets):
+    args = (torch.ones(a), torch.ones(b), offsets)
+    with pytest.raises(RuntimeError) as expected:
+        torch._grouped_mm(*args)
+    with pytest.raises(RuntimeError) as found:
+        trace(torch._grouped_mm, args)
+    assert str(found.value) == str(expected.value)
 
 
 A = torch.empty(2, 3, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -555,6 +556,34 @@ def test_values_on_meta_are_an_error_that_says_so() -> None:
         TraceError, match=r"^Calls cannot run on real tensors: it, or an input, lives on meta\.$"
     ):
         trace(Calls(lin).to("meta"), X, execute="real")
+
+
+# By what does not run on shapes alone: why
+MISSING: dict[str, tuple[Callable[..., Any], str]] = {
+    "a value": (lambda x: x.sum().item(), "aten.item.default reads a value"),
+    "a size": (torch.nonzero, "the size of what aten.nonzero.default returns depends on values"),
+    "a size by a mask": (
+        lambda x: x[x > 0],
+        "the size of what aten.index.Tensor returns depends on values",
+    ),
+    "a kernel": (torch.geqrf, "aten.geqrf.default has no kernel for shapes alone"),
+}
+
+
+@pytest.mark.parametrize(("forward", "why"), MISSING.values(), ids=MISSING)
+def test_what_a_shape_only_run_lacks_is_said(forward: Callable[..., Any], why: str) -> None:
+    assert trace(forward, X).reason == f"in its own forward: {why}"
+    with pytest.raises(TraceError, match=f"a shape-only run has not, in its own forward: {re.escape(why)}"):
+        trace(forward, X, execute="meta")
+
+
+def test_what_does_not_fit_is_no_want_of_values() -> None:
+    with torch.device("meta"):
+        model, x = nn.Linear(3, 4), torch.empty(2, 5)
+    with pytest.raises(RuntimeError, match="must have same reduction dim") as info:
+        trace(model, x)
+    assert not isinstance(info.value, TraceError)
+    assert info.value.__notes__ == ["pytest-flops was running Linear on shapes alone, in its own forward."]
 
 
 # -- ops without an answer, and formulas of one's own ---------------------------------------------------

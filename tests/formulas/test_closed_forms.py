@@ -75,6 +75,14 @@ CASES: dict[str, tuple[Callable[[], Any], Cost]] = {
     "dropout-eval": (lambda: F.dropout(t(2, 3), 0.5, training=False), Cost(0)),
     "dropout-train": (lambda: F.dropout(t(2, 3), 0.5), Cost(12)),
     "batch_norm-train": (lambda: F.batch_norm(t(2, 3, 4), t(3), t(3), t(3), t(3), training=True), Cost(96)),
+    "batch_norm-module": (
+        lambda: torch.nn.BatchNorm1d(3)(t(2, 3, 4)),
+        Cost(96),
+    ),  # trains, and counts batches
+    "counter": (lambda: torch.tensor(3).add_(1), Cost(0)),
+    "counter-back": (lambda: torch.tensor(3) - torch.tensor(1), Cost(0)),
+    "number": (lambda: torch.tensor(3.0).add_(1), Cost(1)),
+    "one-whole-number": (lambda: torch.tensor([3]).add_(1), Cost(1)),
     "batch_norm-eval": (lambda: F.batch_norm(t(2, 3, 4), t(3), t(3), t(3), t(3)), Cost(96)),
     "layer_norm-scale": (lambda: F.layer_norm(t(3, 5), [5], t(5)), Cost(45)),
     "instance_norm": (lambda: F.instance_norm(t(2, 3, 4), weight=t(3), bias=t(3)), Cost(96)),
@@ -97,6 +105,43 @@ CASES: dict[str, tuple[Callable[[], Any], Cost]] = {
 @pytest.mark.parametrize(("run", "cost"), CASES.values(), ids=CASES)
 def test_closed_form(run: Callable[[], Any], cost: Cost, count: Callable[..., Cost]) -> None:
     assert count(run) == cost
+
+
+# -- products of groups, by the sizes that shapes give -------------------------------------------------------
+
+OFFS = t(2, dtype=torch.int32)
+# a, b, the result, and what it costs: of rows, of columns, of products, of more groups than products, a batch
+GROUPS: dict[str, tuple[Tensor, Tensor, Tensor, Cost]] = {
+    "rows": (t(7, 3), t(2, 3, 5), t(7, 5), Cost(7 * 5 * 5, 7 * 5 * 3)),
+    "columns": (t(2, 7, 3), t(3, 5), t(7, 5), Cost(7 * 5 * 5, 7 * 5 * 3)),
+    "products": (t(7, 6), t(6, 5), t(2, 7, 5), Cost(7 * 5 * (2 * 6 - 2), 7 * 5 * 6)),
+    "more-groups": (t(7, 2), t(2, 5), t(8, 7, 5), Cost(7 * 5 * 2, 7 * 5 * 2)),
+    "batch": (t(2, 7, 3), t(2, 3, 5), t(2, 7, 5), Cost(2 * 7 * 5 * 5, 2 * 7 * 5 * 3)),
+}
+
+
+@pytest.mark.parametrize(("a", "b", "out", "cost"), GROUPS.values(), ids=GROUPS)
+def test_products_of_groups(a: Tensor, b: Tensor, out: Tensor, cost: Cost) -> None:
+    n, bias = out.numel(), t(5)
+    assert formula_for(aten._grouped_mm.default)(a, b, OFFS, out=out) == cost
+    assert formula_for(aten._grouped_mm.default)(a, b, OFFS, bias, out=out) == cost + n
+    scaled = formula_for(aten._scaled_grouped_mm.default)
+    assert scaled(a, b, t(7), t(5), OFFS, out=out) == cost + n
+    assert scaled(a, b, t(7), t(5), OFFS, bias, out=out) == cost + 2 * n
+    scaled = formula_for(aten._scaled_grouped_mm_v2.default)
+    recipes = ([t(7)], [0], [0], [t(5)], [0], [0])
+    assert scaled(a, b, *recipes, OFFS, out=out) == cost + n
+    assert scaled(a, b, *recipes, OFFS, bias, out=out) == cost + 2 * n
+
+
+def test_products_of_groups_in_a_loop_that_hides_them(count: Callable[..., Cost]) -> None:
+    pytest.importorskip("transformers.integrations.moe")
+    op, x, weight = torch.ops.transformers.grouped_mm_fallback, t(7, 3), t(2, 3, 5)
+    offs = torch.tensor([4, 7], dtype=torch.int32)
+    assert count(lambda: op(x, weight, offs)) == Cost(7 * 5 * 5, 7 * 5 * 3)
+    backward = torch.ops.transformers.grouped_mm_fallback_backward
+    to_input, to_weight = Cost(7 * 3 * 9, 105), Cost(3 * 5 * (2 * 7 - 2), 105)
+    assert count(lambda: backward(x, weight, offs, t(7, 5))) == to_input + to_weight
 
 
 # -- one attention, however it is computed -------------------------------------------------------------------
@@ -127,31 +172,21 @@ SDPA: dict[str, tuple[tuple[Any, ...], dict[str, Any], Cost]] = {
     ),
     "_scaled_dot_product_cudnn_attention": ((Q, K, V, None, True, 0.0, True), {}, attention_cost(mask=1)),
     "_scaled_dot_product_fused_attention_overrideable": ((Q, K, V), {}, attention_cost()),
+    "_scaled_dot_product_flash_attention.quantized": (
+        (Q, K, V, t(2, 6), t(2, 6), t(2, 6), 0.5, True),
+        {},
+        attention_cost(mask=1, dropout=1),
+    ),
+    "_triton_scaled_dot_attention": ((Q, K, V, 0.5), {}, attention_cost(dropout=1)),
 }
 
 
 @pytest.mark.parametrize(("name", "call"), SDPA.items(), ids=SDPA)
 def test_every_backend_of_attention_costs_the_same(name: str, call: Any) -> None:
     args, kwargs, cost = call
-    op = getattr(aten, name).default
+    name, _, overload = name.partition(".")
+    op = getattr(getattr(aten, name), overload or "default")
     assert formula_for(op)(*args, out=t(2, 6, 3, 8), **kwargs) == cost
-
-
-BACKWARD = {
-    "_scaled_dot_product_flash_attention_backward": (None, None, None, None, 3, 5, 0.0, False, None, None),
-    "_scaled_dot_product_flash_attention_for_cpu_backward": (None, None, 0.0, False),
-    "_scaled_dot_product_efficient_attention_backward": (None, None, None, None, None, 0.0, [True] * 4),
-    "_scaled_dot_product_cudnn_attention_backward": (*[None] * 7, 3, 5, 0.0, False),
-}
-
-
-def test_every_backend_of_attentions_gradient_costs_the_same() -> None:
-    costs = {
-        formula_for(getattr(aten, name).default)(t(2, 6, 3, 8), Q, K, V, *args, out=None)
-        for name, args in BACKWARD.items()
-    }
-    assert len(costs) == 1
-    assert costs.pop().macs == SCORES * (3 * 4 + 2 * 8)
 
 
 # -- one recurrent layer, however it runs --------------------------------------------------------------------
@@ -241,6 +276,11 @@ def test_every_batch_norm_costs_the_same(name: str) -> None:
     formula = formula_for(getattr(aten, name).default)
     assert formula(t(2, 3, 4), t(3), t(3), t(3), t(3), True, 0.1, 1e-5, out=None) == 4 * 24
     assert formula(t(2, 3, 4), None, None, t(3), t(3), False, 0.1, 1e-5, out=None) == 2 * 24
+
+
+def test_the_fused_layer_of_attention_costs_the_same_by_either_kernel() -> None:
+    native = formula_for(aten._native_multi_head_attention.default)
+    assert formula_for(aten._triton_multi_head_attention.default) is native
 
 
 def test_the_fast_path_of_the_encoder_is_not_free(count: Callable[..., Cost]) -> None:

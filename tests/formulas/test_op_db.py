@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from pytest_flops.counting.trace import trace
 from pytest_flops.errors import TraceError
@@ -24,6 +25,7 @@ with warnings.catch_warnings():
 # Whole ≠ parts: what a trace in inference mode counts, and a run in grad mode does not see alike
 DIFFERENT = {
     "istft": "real tensors are checked for a window without gaps, by min and equal; metadata are not",
+    "nn.functional.instance_norm": "its running statistics are means of their own, which no norm counts",
     "nn.functional.one_hot": "CPU tensors are checked for their range; indices are looked up, not computed",
     "nn.functional.scaled_dot_product_attention": "one formula stands for what backends do in several ways",
 }
@@ -192,3 +194,43 @@ def test_the_operators_that_need_values_do() -> None:
             except TraceError:
                 needing.add(op.full_name)
     assert needing == NEEDS_VALUES
+
+
+# -- gradients -----------------------------------------------------------------------------------------------
+
+
+# PyTorch itself does not differentiate these for complex numbers
+REAL_ONLY = {"svd", "linalg.svd", "svd_lowrank", "pca_lowrank", "to_sparse"}
+
+
+def differentiable() -> Iterator[Any]:
+    for case in CASES:
+        op, dtype = case.values
+        has_gradient = dtype.is_floating_point or (dtype.is_complex and op.full_name not in REAL_ONLY)
+        if op.supports_autograd and has_gradient:
+            yield case
+
+
+def check_gradients(op: OpInfo, dtype: torch.dtype, limit: int | None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        given = islice(op.sample_inputs_func(op, "cpu", dtype, True), limit)
+        for sample in given:
+            with Tally() as found:
+                result = op(sample.input, *sample.args, **sample.kwargs)
+                outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+                outputs = [leaf for leaf in outputs if leaf.requires_grad and leaf.layout is torch.strided]
+                if outputs:
+                    torch.autograd.backward(outputs, [torch.ones_like(leaf) for leaf in outputs])
+            assert not found.unsupported
+
+
+@pytest.mark.parametrize(("op", "dtype"), [*differentiable()])
+def test_its_gradient_has_an_answer(op: OpInfo, dtype: torch.dtype) -> None:
+    check_gradients(op, dtype, limit=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("op", "dtype"), [*differentiable()])
+def test_the_gradient_of_every_sample_has_an_answer(op: OpInfo, dtype: torch.dtype) -> None:
+    check_gradients(op, dtype, limit=None)

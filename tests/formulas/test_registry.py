@@ -7,15 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils import flop_counter
 
+from pytest_flops import trace
 from pytest_flops.errors import FormulaError
 from pytest_flops.formulas import formula_for, generation, register_flop_formula
+from pytest_flops.formulas.composites import with_users_formula
 from pytest_flops.formulas.registry import (
+    is_composite,
     no_flops,
     one_per_element,
     reduction,
     registered_names,
     registrations_undone,
+    torchs_formula_for,
+    torchs_names,
+    users_formulas,
 )
 from pytest_flops.metrics import Cost
 
@@ -128,12 +135,92 @@ def test_reductions_do_not_wait_for_torch_to_tag_them(monkeypatch: pytest.Monkey
 
 
 def test_every_name_belongs_to_an_op() -> None:
-    import torchvision  # noqa: F401  # registers its ops
+    import torch._prims  # these register their ops
+    import torch.ao.quantization.fx._decomposed
+    import torch.nn.attention.varlen
+    import torchvision  # noqa: F401
 
     def exists(name: str) -> bool:
         namespace, _, op = name.partition("::")
         packet = getattr(getattr(torch.ops, namespace), op.partition(".")[0], None)
         return packet is not None and ("." not in op or op.partition(".")[2] in packet.overloads())
 
-    lazy = {name for name in registered_names() if name.startswith("torch_nn::")}  # defined when first used
+    # Defined when first used, or by a library that need not be there
+    lazy = {name for name in registered_names() if name.startswith(("torch_nn::", "transformers::"))}
     assert not {name for name in registered_names() - lazy if not exists(name)}
+
+
+# -- what users add ------------------------------------------------------------------------------------------
+
+
+def test_an_op_means_all_of_its_overloads_those_too_that_have_a_formula_by_themselves() -> None:
+    assert {"aten::lstm.input", "aten::lstm.data"} <= registered_names()
+    with pytest.raises(FormulaError, match=r"^aten::lstm already has a formula"):
+        register_flop_formula(aten.lstm)(no_flops)
+    register_flop_formula(aten.lstm, override=True)(one_per_element)
+    assert formula_for(aten.lstm.input) is formula_for(aten.lstm.data) is one_per_element
+
+
+def test_the_formulas_of_users_are_told_from_ours(triple: Any) -> None:
+    assert not users_formulas()
+    register_flop_formula(triple)(no_flops)
+    register_flop_formula("aten::linear", override=True)(one_per_element)
+    assert users_formulas() == {"flops_test::triple": no_flops, "aten::linear": one_per_element}
+    assert with_users_formula() == (aten.linear.default,)
+
+
+@pytest.fixture
+def torchs_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flop_counter, "flop_registry", dict(flop_counter.flop_registry))
+
+
+def test_a_formula_of_torchs_own_registry_is_honoured(triple: Any, torchs_registry: None) -> None:
+    assert formula_for(triple.default) is None
+    before = generation()
+
+    @flop_counter.register_flop_formula(triple)
+    def flops(x_shape: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        return 6 * x_shape[0] * out_shape[1]
+
+    assert generation() > before
+    for overload in (triple.default, triple.scaled):
+        found = formula_for(overload)
+        assert found is not None
+        assert found(torch.empty(2, 5), out=torch.empty(2, 7)) == Cost(flops=84, macs=42)
+        assert torchs_formula_for(overload) is not None
+    assert torchs_names() == ["flops_test::triple"]
+    register_flop_formula(triple)(no_flops)  # what is registered here comes first
+    assert formula_for(triple.default) is no_flops
+    assert torchs_formula_for(triple.default) is None
+    assert not torchs_names()
+
+
+def test_torchs_own_formulas_do_not_stand_in_for_ours(torchs_registry: None) -> None:
+    assert aten.mm in flop_counter.flop_registry
+    assert torchs_formula_for(aten.mm.default) is None
+    assert not torchs_names()
+
+
+def test_a_formula_of_torchs_registry_counts_from_when_it_is_there(torchs_registry: None) -> None:
+    with torch.library._scoped_library("flops_test", "FRAGMENT") as library:
+        library.define("whole(Tensor x) -> Tensor")
+        library.impl("whole", lambda x: x.clone(), "CPU")
+        library.impl("whole", torch.empty_like, "Meta")
+        library.define("parts(Tensor x) -> Tensor")
+        library.impl("parts", lambda x: x + 1, "CompositeImplicitAutograd")
+        whole, parts = torch.ops.flops_test.whole, torch.ops.flops_test.parts
+        x = torch.randn(2, 5, requires_grad=True)
+        assert trace(whole, x).unsupported == {"flops_test.whole.default": 1}
+        assert trace(parts, x).flops == 10
+        flop_counter.register_flop_formula([whole, parts])(lambda shape, **_: 80 * shape[1])
+        assert not trace(whole, x).unsupported
+        assert (trace(whole, x).flops, trace(whole, x).macs) == (400, 200)
+        report = trace(parts, x, backward=True)
+        assert report.flops - report.backward_flops == 400
+
+
+def test_an_op_without_kernels_has_no_formula() -> None:
+    assert not is_composite(torch.ops.prim.layout.default)  # PyTorch raises when asked for its kernels
+    assert formula_for(torch.ops.prim.layout.default) is None
+    assert is_composite(aten.linear.default)
+    assert not is_composite(aten.mm.default)
