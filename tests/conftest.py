@@ -28,14 +28,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say how to get the same order again."""
-    seed = config.getoption("shuffle")
+    seed = config.getoption("shuffle", None)
     return None if seed is None else f"in the random order of --shuffle={seed}"
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Shuffle the tests of all files together, the same way in every worker."""
-    seed = config.getoption("shuffle")
+    seed = config.getoption("shuffle", None)
     if seed is not None:
         random.Random(seed).shuffle(items)
 
