@@ -71,3 +71,11 @@ def test_bench_startup(quick: Any) -> None:
     figures = quick("bench_startup")
     assert figures["without"] > 0
     assert "pytest_flops.plugin" in figures["modules"]
+
+
+def test_bench_first(quick: Any) -> None:
+    rows = quick("bench_first")["models"]
+    assert [row["model"] for row in rows] == ["MLP", "CNN", "LSTM", "encoder"]
+    for row in rows:
+        assert row["first trace, s"] > 0
+        assert row["modules"] == ""
