@@ -2,9 +2,10 @@
 
     python tests/benchmarks/bench_first.py [--rounds 5] [--json FILE] [--quick]
 
-Each model is traced in processes of its own: it is what a user waits for who runs one test. The first trace
-includes the import of our own rooms. Ratios are to importing torch in the same process, by the processor's time.
-The modules are those of PyTorch's compiler and of sympy that the trace brought in: there should be none.
+Each model is traced in processes of its own, as a user waits for it who runs one test. The first trace
+includes the import of our own rooms. Ratios are to importing torch in that process, by the processor's
+seconds. The modules are those of PyTorch's compiler and of sympy that the trace brought in: there should be
+none.
 """
 
 from __future__ import annotations
