@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -27,9 +26,9 @@ def like_all(
         order, memory_format = _CHANNELS_LAST[len(size)]
         if all(tensor.is_contiguous(memory_format=memory_format) for tensor in tensors):
             return _laid_out(order, size, dtype)
-    stride = tensors[0].stride()
-    if full and all(t.stride() == stride for t in tensors) and _is_permuted(size, stride):
-        return New(torch.Size(size), stride, dtype, math.prod(size) * dtype.itemsize)
+    first = tensors[0]
+    if full and all(t.stride() == first.stride() for t in tensors) and is_permuted(size, first.stride()):
+        return same_layout(first, dtype)
     return _laid_out(_sorted_dims(tensors, size), size, dtype)
 
 
@@ -38,6 +37,12 @@ _CHANNELS_LAST = {
     5: ((1, 4, 3, 2, 0), torch.channels_last_3d),
 }
 """The dimensions from the innermost, by how many there are."""
+
+
+def same_layout(tensor: Tensor, dtype: torch.dtype | None = None) -> New:
+    """Describe a new tensor with the strides of a dense one."""
+    dtype = dtype or tensor.dtype
+    return New(tensor.shape, tensor.stride(), dtype, tensor.numel() * dtype.itemsize)
 
 
 def _laid_out(order: Sequence[int], size: Sequence[int], dtype: torch.dtype) -> New:
@@ -49,7 +54,7 @@ def _laid_out(order: Sequence[int], size: Sequence[int], dtype: torch.dtype) -> 
     return New(torch.Size(size), tuple(strides), dtype, step * dtype.itemsize)
 
 
-def _is_permuted(size: Sequence[int], stride: Sequence[int]) -> bool:
+def is_permuted(size: Sequence[int], stride: Sequence[int]) -> bool:
     """Tell whether strides are those of a dense tensor with its dimensions in another order."""
     expected = 1
     for step, length in sorted((s, n) for s, n in zip(stride, size, strict=True) if n > 1):

@@ -19,7 +19,7 @@ from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; to
 
 from pytest_flops.counting import layer_shapes
 from pytest_flops.counting.calls import Call
-from pytest_flops.counting.layouts import like_all
+from pytest_flops.counting.layouts import is_permuted, like_all, same_layout
 from pytest_flops.counting.op_results import (
     META,
     New,
@@ -99,9 +99,22 @@ def _pointwise(call: Call) -> RuleResult:
     learned = _learned[key]
     if learned is _IN_PLACE:
         return Same(0) if tensors[0].shape == size and _is_dense(tensors[0]) else None
-    if not isinstance(learned, torch.dtype):
+    if not isinstance(learned, torch.dtype) or _is_in_doubt(call):
         return None
     return like_all(tensors, size, learned, with_number=_has_number(call))
+
+
+def _is_in_doubt(call: Call) -> bool:
+    """Tell whether a dimension of one has a stride that says nothing, and the op may go its own way with it.
+
+    A scalar is for some ops a tensor without dimensions and for others an option, and complex numbers are for
+    some a dimension more.
+    """
+    odd = any(tensor.is_contiguous() and not _is_dense(tensor) for tensor in call.tensors)
+    return odd and (
+        any(tensor.is_complex() for tensor in call.tensors)
+        or any(isinstance(value, (int, float)) for value in call.args) > _has_number(call)
+    )
 
 
 def _has_number(call: Call) -> bool:
@@ -202,6 +215,16 @@ def _over_dims(call: Call) -> RuleResult:
     )
 
 
+def _clone(call: Call) -> RuleResult:
+    """`(x)`: as it is laid out, if it is dense."""
+    x = call.tensors[0]
+    return (
+        same_layout(x)
+        if not call.kwargs and len(call.args) == 1 and is_permuted(x.shape, x.stride())
+        else None
+    )
+
+
 def _dropout(call: Call) -> RuleResult:
     """`(x, p, train)`: nothing happens in eval mode, or without a chance to drop anything."""
     x, p, train = call.args
@@ -216,6 +239,7 @@ _RULES: dict[OpOverload, Rule] = {
     _aten.masked_fill.Scalar: _POINTWISE_CONTIGUOUS,  # these make their own layout
     _aten.masked_fill.Tensor: _POINTWISE_CONTIGUOUS,
     _aten.mvlgamma.default: _POINTWISE_CONTIGUOUS,
+    _aten.clone.default: Rule(_clone, any_layout=True),
     _aten.dropout.default: Rule(_dropout, any_layout=True),
     _aten.batch_norm.default: Rule(_keeping(_fits_batch_norm)),
     _aten.layer_norm.default: Rule(_keeping(_fits_layer_norm), any_layout=True),

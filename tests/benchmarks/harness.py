@@ -78,9 +78,11 @@ def run_pytest(folder: Path, *arguments: str, **environment: str) -> Done:
     """Run pytest in a folder, in a process of its own, with one thread and none of the project's settings."""
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": "", **environment}
+    # A benchmark that a worker of pytest-xdist tests is no worker itself.
+    given = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "-W", "ignore", "--rootdir=.", *arguments]
     start, cpu = time.perf_counter(), children_cpu()
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env={**given, **own}, capture_output=True, text=True)
     return Done(time.perf_counter() - start, children_cpu() - cpu, done.returncode, done.stdout + done.stderr)
 
 
