@@ -23,19 +23,18 @@ from torch.utils._pytree import tree_leaves  # private, for want of a public one
 
 from pytest_flops.counting.live_memory import LiveMemory
 from pytest_flops.counting.op_results import meta_like
-from pytest_flops.counting.recorder import Recorder, Step
+from pytest_flops.counting.recorder import Recorder, Share, Step
 from pytest_flops.counting.tally import Tally
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import formula_for
 from pytest_flops.metrics import Cost
 
 
-class _StepSpan(NamedTuple):
-    """The numbers that autograd gave out while a step ran."""
+class _Owner(NamedTuple):
+    """Whose the numbers are that autograd gives out from the first one on; nobody's between steps."""
 
     first: int
-    last: int
-    step: Step
+    share: Share | None
 
 
 class _ModuleSpan(NamedTuple):
@@ -52,7 +51,7 @@ class TrainingRecorder(Recorder):
     def __init__(self, root_type: str) -> None:
         super().__init__(root_type)
         self._in_backward = False
-        self._steps: list[_StepSpan] = []
+        self._owners: list[_Owner] = []
         self._modules: list[_ModuleSpan] = []
         self._attentions: list[tuple[int, int]] = []
         self._others: dict[int, Step] = {}
@@ -85,11 +84,12 @@ class TrainingRecorder(Recorder):
         step.is_backward = self._in_backward
         if self._in_backward:
             self.meter.memory = self._memory
-        first = _next_number()
-        try:
-            return super().run_step(step, run, args, kwargs)
-        finally:
-            self._steps.append(_StepSpan(first, _next_number(), step))
+        return super().run_step(step, run, args, kwargs)
+
+    def charge(self, tally: Tally | None) -> None:
+        """Let what runs from now on add to a step, and what its autograd nodes run later as well."""
+        super().charge(tally)
+        self._owners.append(_Owner(_next_number(), tally if isinstance(tally, Share) else None))
 
     def open_loose(self, func: Any) -> Tally:
         # Private: PyTorch offers no public way to ask which autograd node is running.
@@ -98,16 +98,16 @@ class TrainingRecorder(Recorder):
         if node is None:
             return super().open_loose(func)
         self.meter.memory = _UNSEEN if self._is_attention(node._sequence_nr()) else self._memory
-        step = self._owner(node)
-        step.backward = step.backward or Tally()
-        return step.backward
+        share = self._owner(node)
+        share.backward = share.backward or Tally()
+        return share.backward
 
-    def _owner(self, node: Any) -> Step:
-        """Return the step that made an autograd node, or a step of its own for one that no step made."""
+    def _owner(self, node: Any) -> Share:
+        """Return what made an autograd node, or a step of its own for one that nothing made."""
         number = node._sequence_nr()
-        place = bisect_right(self._steps, number, key=lambda span: span.first) - 1
-        if place >= 0 and number < self._steps[place].last:
-            return self._steps[place].step
+        place = bisect_right(self._owners, number, key=lambda owner: owner.first) - 1
+        if place >= 0 and (share := self._owners[place].share) is not None:
+            return share
         if number not in self._others:
             self._others[number] = self._step_of(node.name(), number)
         return self._others[number]

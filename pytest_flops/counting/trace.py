@@ -244,9 +244,8 @@ class Run:
         """Return what the run recorded."""
         unsupported: dict[str, int] = {}
         for step in self.recorder.steps:
-            for tally in filter(None, (step, step.backward)):
-                for op, calls in (tally.unsupported or {}).items():
-                    unsupported[op] = unsupported.get(op, 0) + calls
+            for op, calls in step.all_unsupported():
+                unsupported[op] = unsupported.get(op, 0) + calls
         return Report(
             model=self._subject.name,
             mode=str(self._mode),

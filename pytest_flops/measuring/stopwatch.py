@@ -54,6 +54,12 @@ class Stopwatch(Recorder):
                 self.readings[position] = before, self.probe.after()
                 self.meter.tally = None
 
+    def run_inside(
+        self, path: str, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run what a module does inside a step: it is measured with the step."""
+        return run(*args, **kwargs)
+
     @contextmanager
     def _aside(self) -> Iterator[None]:
         """Take this mode off the stack for the work of a leaf: PyTorch's fast paths refuse under a mode."""
