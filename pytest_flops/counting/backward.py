@@ -256,10 +256,10 @@ def _leaves(output: Any) -> list[Any]:
 def _spare_gradients(modules: Sequence[nn.Module], *, on_meta: bool) -> None:
     """Let a backward pass write its gradients where nobody keeps them.
 
-    With `on_meta` the modules get meta parameters in place of their own, because autograd minds the device of
-    a gradient.
+    With `on_meta` the modules get meta parameters and floating buffers in place of their own, because
+    autograd minds the device of a gradient.
     """
-    stand_ins: dict[int, nn.Parameter] = {}
+    stand_ins: dict[int, Tensor] = {}
     for module in modules:
         for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if not on_meta or parameter.is_meta:
@@ -270,3 +270,6 @@ def _spare_gradients(modules: Sequence[nn.Module], *, on_meta: bool) -> None:
                     meta_like(parameter), requires_grad=parameter.requires_grad
                 )
             setattr(module, name, stand_ins[id(parameter)])
+        for name, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
+            if on_meta and (buffer.is_floating_point() or buffer.is_complex()):
+                setattr(module, name, stand_ins.setdefault(id(buffer), meta_like(buffer)))

@@ -74,7 +74,8 @@ class Call(NamedTuple):
     def on(self, tensors: list[Tensor], device: torch.device) -> Call:
         """Return the call with other tensors in place of its own, and `device` for every device it names."""
         swap = {id(old): new for old, new in zip(self.tensors, tensors, strict=True)}
-        return self._replace(args=_swap(self.args, swap, device), kwargs=_swap(self.kwargs, swap, device))
+        args, kwargs = _swap(self.args, swap, device), _swap(self.kwargs, swap, device)
+        return self._replace(args=args, kwargs=kwargs, tensors=tensors)
 
     def __call__(self) -> Any:
         return self.func(*self.args, **self.kwargs)

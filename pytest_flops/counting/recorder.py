@@ -180,7 +180,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Run a function call, and record it as a step if none is open; `caller` is the frame it is in."""
         if func in _READS:
-            self.meter.read(args[0], func.__name__)
+            args = (self.meter.read(args[0], func.__name__), *args[1:])
         name, op, target, is_ambiguous = identity_of(func)
         if not name:
             return func(*args, **kwargs)

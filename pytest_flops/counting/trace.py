@@ -145,7 +145,10 @@ class Run:
         kind = Recorder if self.inference else TrainingRecorder
         self.recorder = kind(subject.name if subject.root is None else type(subject.root).__name__)
         self._shapes = ShapeMode(
-            real=real, symbolic=() if real else subject.symbolic, open_loose=self.recorder.open_loose
+            real=real,
+            symbolic=() if real else subject.symbolic,
+            autograd=not self.inference,
+            open_loose=self.recorder.open_loose,
         )
 
     def attempt(self, inputs: Inputs) -> Exception | None:

@@ -27,8 +27,9 @@ class _Open:
     answered = 0
     memory = LiveMemory()
 
-    def read(self, tensor: Any, name: str) -> None:
+    def read(self, tensor: Any, name: str) -> Any:
         """Values may leave PyTorch while time is taken."""
+        return tensor
 
 
 class Stopwatch(Recorder):
