@@ -12,6 +12,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves  # private, for want of a public one; see subject.py
 
+from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out_like
 from pytest_flops.counting.live_memory import LiveMemory
 from pytest_flops.counting.op_results import meta_like
 from pytest_flops.counting.recorder import Recorder, Share, Step
@@ -142,16 +144,18 @@ class TrainingRecorder(Recorder):
     def _attend(self, *args: Any, **kwargs: Any) -> Any:
         """Run attention, counting it by its formula: below autograd only some decomposition of it is seen."""
         tally, memory, first = self.meter.tally, self.meter.memory, _next_number()
-        self.meter.tally, self.meter.memory = Tally(), _UNSEEN
+        inputs = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        fused = is_fused(*args, **kwargs)
+        self.meter.tally, self.meter.memory = Tally(), _UNSEEN if fused else memory
         try:
             with torch._C.DisableTorchFunction():
                 result = _attention(*args, **kwargs)
+                result = laid_out_like(inputs[0], result) if fused else result
         finally:
             self.meter.tally, self.meter.memory = tally, memory
+        if fused:
             self._attentions.append((first, _next_number()))
-        _hold_as_fused(
-            memory, result, [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        )
+            _hold_as_fused(memory, result, inputs, bytes_beside(*args, **kwargs), tally)
         formula = formula_for(torch.ops.aten.scaled_dot_product_attention.default)
         assert tally is not None
         assert formula is not None
@@ -178,20 +182,35 @@ class _Unseen(LiveMemory):
 _UNSEEN = _Unseen()
 
 
-def _hold_as_fused(memory: LiveMemory, result: Tensor, inputs: Sequence[Tensor]) -> None:
-    """Keep account of what a fused kernel holds: its inputs until its backward pass, then their gradients.
+def _hold_as_fused(
+    memory: LiveMemory, result: Tensor, inputs: Sequence[Tensor], beside: int, tally: Tally | None
+) -> None:
+    """Keep account of what a fused kernel holds, whose step adds to `tally`.
 
-    Its result is laid out so that joining the heads takes no copy: here there is a copy, which stands for the
-    result. The row sums that it saves (a number per query and head) are left out.
+    These are its inputs, its result and so many bytes beside until its backward pass, which holds the
+    gradient of the result as well, and makes those of all inputs at once.
     """
     memory.made([result], inputs)
+    more = memory.hold(beside)
     if result.grad_fn is None:
         return
-    held = [tensor.detach() for tensor in inputs]
-    result.grad_fn.register_hook(lambda *_: held.clear())
-    for tensor in inputs:
-        if tensor.requires_grad and not tensor.is_leaf:  # a hook on a parameter would stay behind
-            tensor.register_hook(lambda gradient: memory.made([gradient], ()))  # type: ignore[no-untyped-call]
+    held: list[Any] = [more, *(tensor.detach() for tensor in (result, *inputs))]
+    result.register_hook(lambda gradient: held.append(gradient.detach()))  # type: ignore[no-untyped-call]
+    waiting = [tensor for tensor in inputs if tensor.requires_grad and not tensor.is_leaf]
+    sizes, expected = [tensor.nbytes for tensor in waiting], list[Any]()
+
+    def arrived(position: int, gradient: Tensor) -> None:
+        if held:  # the first: its computation ends here
+            expected.extend(map(memory.hold, sizes))
+            if isinstance(tally, Share):
+                tally.backward = tally.backward or Tally()
+                tally.backward.peak = max(tally.backward.peak, memory.now)
+            held.clear()
+        expected[position] = None
+        memory.made([gradient], ())
+
+    for position, tensor in enumerate(waiting):  # a hook on a parameter would stay behind
+        tensor.register_hook(partial(arrived, position))  # type: ignore[no-untyped-call]
 
 
 _attention = F.scaled_dot_product_attention

@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # documented for ext
 from torch.utils._pytree import tree_map_only  # private, for want of a public one
 
 from pytest_flops.counting.calls import Call, tensors_in, traits_of
+from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out_like
 from pytest_flops.counting.known_values import KnownValues
 from pytest_flops.counting.live_memory import LiveMemory, keep_alive, storage_key
 from pytest_flops.counting.memo import Memo, Outcome
@@ -37,7 +38,9 @@ from pytest_flops.counting.op_results import (
     Result,
     Several,
     UnrepeatableError,
+    View,
     build,
+    is_plain,
     meta_like,
     specify,
 )
@@ -50,8 +53,18 @@ from pytest_flops.metrics import Cost
 
 CPU = torch.device("cpu")
 _LIFT = torch.ops.aten.lift_fresh.default
-_COPYING = {torch.ops.aten.matmul.default, torch.ops.aten.linear.default, torch.ops.aten.einsum.default}
-"""Composites that have a formula, and may copy arguments that are laid out otherwise than a kernel wants."""
+_TO_COPY = torch.ops.aten._to_copy.default
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+_HOLDING = {
+    torch.ops.aten.matmul.default: DispatchKey.CompositeImplicitAutograd,
+    torch.ops.aten.linear.default: DispatchKey.CompositeImplicitAutograd,
+    torch.ops.aten.einsum.default: DispatchKey.CompositeImplicitAutograd,
+    torch.ops.aten._scaled_dot_product_attention_math.default: DispatchKey.CompositeImplicitAutograd,
+    torch.ops.aten._safe_softmax.default: DispatchKey.CompositeExplicitAutograd,
+    _ATTENTION: DispatchKey.CompositeImplicitAutograd,
+}
+"""Composites that have a formula, and hold more than arguments and results: copies of arguments that are laid
+out otherwise than a kernel wants, scores. By the key of the kernel that takes them apart."""
 CONCRETE_LIMIT = 1 << 24
 """Elements up to which a tensor that `forward` creates is computed for real; larger ones are symbolic."""
 
@@ -192,7 +205,9 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _by_rule(self, call: Call) -> Outcome | None:
         """Return, and remember, the outcome of an op that need not run; None where it has to."""
         formula = formula_for(call.func)
-        result = result_by_rule(call) if formula and not traits_of(call.func).outs else None
+        result: Result = None
+        if formula is not None and not traits_of(call.func).outs:
+            result = _moved(call) if call.func is _TO_COPY else result_by_rule(call)
         if formula is None or result is None:
             return None
         out = build(result, call.tensors, self._stand_in, _unborn)
@@ -200,6 +215,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if cost is NotImplemented:
             return None
         outcome = _checked(call.func, cost)._replace(result=result, written=call.written)
+        if call.func is _ATTENTION:
+            outcome = outcome._replace(workspace=bytes_beside(*call.args, **call.kwargs))
         memo.store(call.key, outcome)
         return outcome
 
@@ -385,7 +402,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run an op and add its cost to the open tally: by its formula, else over its decomposition."""
         formula = formula_for(call.func)
         if formula is not None:
-            result = self._weigh(call) if _may_copy(call) else call()
+            result = self._run(call)
             outs = traits_of(call.func).outs
             kwargs = {name: value for name, value in call.kwargs.items() if name not in outs}
             cost = formula(*call.args, out=result, **kwargs)
@@ -399,6 +416,14 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._count_reference(call)
         return result
 
+    def _run(self, call: Call) -> Any:
+        """Run an op that has a formula, and take note of what it holds inside."""
+        if call.func is _ATTENTION and is_fused(*call.args, **call.kwargs):
+            result = laid_out_like(call.args[0], call())
+            self.memory.reach(result.nbytes + bytes_beside(*call.args, **call.kwargs))
+            return result
+        return self._weigh(call) if _may_hold(call) else call.wanted(call())
+
     def _weigh(self, call: Call) -> Any:
         """Run an op over its decomposition, whose parts count for memory alone."""
         outer, self.tally = self.tally, Tally()
@@ -406,7 +431,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 # Private, and what eager PyTorch itself runs: `decompose` prefers Python where there is some,
                 # which imports sympy.
-                return call.func._op_dk(DispatchKey.CompositeImplicitAutograd, *call.args, **call.kwargs)
+                return call.func._op_dk(_HOLDING[call.func], *call.args, **call.kwargs)
         finally:
             self.tally = outer
 
@@ -429,8 +454,17 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             tally.note_unsupported(outcome.unsupported)
 
 
-def _may_copy(call: Call) -> bool:
-    return call.func in _COPYING and all(tensor.layout is torch.strided for tensor in call.tensors)
+def _may_hold(call: Call) -> bool:
+    return call.func in _HOLDING and all(tensor.layout is torch.strided for tensor in call.tensors)
+
+
+def _moved(call: Call) -> View | None:
+    """Describe what a move off meta returns, to where a tensor is in a real run: that takes no copy."""
+    x, device = call.args[0], call.kwargs.get("device")
+    others = {value for name, value in call.kwargs.items() if name not in ("device", "non_blocking")}
+    if device is None or device == META or not is_plain(x) or others - {None, False, x.dtype, x.layout}:
+        return None
+    return View(0, x.shape, x.stride(), 0)
 
 
 def _outcome(call: Call, result: Result, tally: Tally) -> Outcome:
