@@ -8,7 +8,7 @@ from typing import Any
 
 from pytest_flops.measuring.probes import CudaProbe, CudaReading
 from pytest_flops.metrics import Cost
-from pytest_flops.results.report import Node, Op, Report
+from pytest_flops.results.report import Node, Op, Part, Report
 
 
 def node(
@@ -53,6 +53,18 @@ def make_report(**changes: Any) -> Report:
         "torch": "2.15.0+cpu",
     }
     return Report(**(fields | changes))
+
+
+def leaf_report(**inside: int) -> Report:
+    """Return a report of a model that is one leaf: 10 FLOPs its own, and modules inside it of these FLOPs."""
+    parts = [
+        Part("encoder.layer", Cost(7)),
+        *(Part(f"encoder.{name}", Cost(n)) for name, n in inside.items()),
+    ]
+    leaf = node("encoder", "call_module", "encoder", "encoder", "Encoder", 17 + sum(inside.values()))
+    types = {"": "Net", "encoder": "Encoder", "encoder.layer": "Layer"}
+    types |= {f"encoder.{name}": "Linear" for name in inside}
+    return make_report(nodes=(replace(leaf, parts=tuple(parts)),), module_types=types)
 
 
 def with_costs(report: Report, costs: Mapping[str, int]) -> Report:

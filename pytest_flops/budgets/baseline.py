@@ -5,8 +5,8 @@ Nothing here decides whether a count is acceptable (that is `verdict`) or how it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from pytest_flops.results.measured import Measured
@@ -69,6 +69,11 @@ def snapshot(report: Report) -> Baseline:
     """Return what a report says in the terms of a baseline."""
     modules = {path: total.flops for path, total in report.modules.items() if total.flops}
     functions = {Function(*place): flops for place, flops in report.functions.items()}
+    parts = parts_of(modules, functions)
+    for path, flops in _work_of_leaves(report).items():
+        if flops and path in parts:
+            forward = Function(path, "forward")
+            functions[forward] = functions.get(forward, 0) + flops
     return Baseline(
         formulas=report.formulas,
         torch=report.torch.partition("+")[0],
@@ -76,26 +81,39 @@ def snapshot(report: Report) -> Baseline:
         inputs=report.inputs,
         totals=dict(report.totals),
         modules=modules,
-        functions=functions | dict(_leaves_with_parts(report, modules, functions)),
+        functions=functions,
     )
 
 
-def _leaves_with_parts(
-    report: Report, modules: Mapping[str, int], functions: Mapping[Function, int]
-) -> Iterator[tuple[Function, int]]:
-    """Yield the own cost of leaf modules that are no leaves in the file.
+def _work_of_leaves(report: Report) -> dict[str, int]:
+    """Return what leaf modules, and modules inside them, do themselves: no function has it.
 
-    `self.attention(x)` costs as a leaf, yet the model may also call `self.attention.out_proj(x)` by itself:
-    the leaf's own share then stands as its function "forward", so that its parts add up.
+    Where such a module has parts in the file (layers inside `nn.TransformerEncoder`, or a
+    `self.attention.out_proj` called by itself), this stands as its function "forward": its parts add up.
     """
-    parts = parts_of(modules, functions)
     own: dict[str, int] = {}
     for node in report.nodes:
-        if node.op == "call_module" and parts.get(node.module):
-            own[node.module] = own.get(node.module, 0) + node.flops
-    for path, flops in own.items():
-        if flops:
-            yield Function(path, "forward"), flops
+        for part in node.shares if node.op == "call_module" else node.parts:
+            own[part.module] = own.get(part.module, 0) + part.flops
+    return own
+
+
+def in_terms_of(now: Baseline, was: Baseline, leaves: Iterable[str]) -> Baseline:
+    """Return a baseline without what an older one lacks: modules inside leaves, which were not counted once.
+
+    `leaves` are the paths of leaf modules that have modules inside.
+    """
+    parts = parts_of(was.modules, was.functions)
+    closed = tuple(f"{path}." for path in leaves if path in was.modules and path not in parts)
+    if not closed:
+        return now
+    modules = {path: flops for path, flops in now.modules.items() if not path.startswith(closed)}
+    functions = {
+        function: flops
+        for function, flops in now.functions.items()
+        if not f"{function.module}.".startswith(closed)
+    }
+    return replace(now, modules=modules, functions=functions)
 
 
 def parts_of(modules: Mapping[str, int], functions: Mapping[Function, int]) -> dict[str, int]:

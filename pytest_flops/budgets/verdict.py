@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal, TypeVar
 
-from pytest_flops.budgets.baseline import Baseline, Function, parts_of
+from pytest_flops.budgets.baseline import Baseline, Function, in_terms_of, parts_of
 from pytest_flops.budgets.budget import Budget
 from pytest_flops.metrics import COUNTED, METRICS, Metric
 from pytest_flops.results.measured import Latency, Measured, Quantity
@@ -318,7 +318,10 @@ class Verdict:
 
 def compare(report: Report, now: Baseline, was: Baseline | None, budget: Budget) -> Verdict:
     """Return the verdict on a report, which is `now` in the terms of a baseline."""
-    found = changes(now, was, budget.rtol) if budget.baseline and was is not None else Changes()
+    found = Changes()
+    if budget.baseline and was is not None:
+        leaves = [node.module for node in report.nodes if node.op == "call_module" and node.parts]
+        found = changes(in_terms_of(now, was, leaves), was, budget.rtol)
     if found.totals:
         totals = [replace(finding, limit=budget.limits.get(finding.metric.name)) for finding in found.totals]
     else:

@@ -12,6 +12,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,21 +22,21 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves  # private, for want of a public one; see subject.py
 
+from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out_like
 from pytest_flops.counting.live_memory import LiveMemory
 from pytest_flops.counting.op_results import meta_like
-from pytest_flops.counting.recorder import Recorder, Step
+from pytest_flops.counting.recorder import Recorder, Share, Step
 from pytest_flops.counting.shapes import checked
 from pytest_flops.counting.tally import Tally
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import formula_for
 
 
-class _StepSpan(NamedTuple):
-    """The numbers that autograd gave out while a step ran."""
+class _Owner(NamedTuple):
+    """Whose the numbers are that autograd gives out from the first one on; nobody's between steps."""
 
     first: int
-    last: int
-    step: Step
+    share: Share | None
 
 
 class _ModuleSpan(NamedTuple):
@@ -52,7 +53,7 @@ class TrainingRecorder(Recorder):
     def __init__(self, root_type: str) -> None:
         super().__init__(root_type)
         self._in_backward = False
-        self._steps: list[_StepSpan] = []
+        self._owners: list[_Owner] = []
         self._modules: list[_ModuleSpan] = []
         self._attentions: list[tuple[int, int]] = []
         self._others: dict[int, Step] = {}
@@ -85,11 +86,12 @@ class TrainingRecorder(Recorder):
         step.is_backward = self._in_backward
         if self._in_backward:
             self.meter.memory = self._memory
-        first = _next_number()
-        try:
-            return super().run_step(step, run, args, kwargs)
-        finally:
-            self._steps.append(_StepSpan(first, _next_number(), step))
+        return super().run_step(step, run, args, kwargs)
+
+    def charge(self, tally: Tally | None) -> None:
+        """Let what runs from now on add to a step, and what its autograd nodes run later as well."""
+        super().charge(tally)
+        self._owners.append(_Owner(_next_number(), tally if isinstance(tally, Share) else None))
 
     def open_loose(self, func: Any) -> Tally:
         # Private: PyTorch offers no public way to ask which autograd node is running.
@@ -98,16 +100,16 @@ class TrainingRecorder(Recorder):
         if node is None:
             return super().open_loose(func)
         self.meter.memory = _UNSEEN if self._is_attention(node._sequence_nr()) else self._memory
-        step = self._owner(node)
-        step.backward = step.backward or Tally()
-        return step.backward
+        share = self._owner(node)
+        share.backward = share.backward or Tally()
+        return share.backward
 
-    def _owner(self, node: Any) -> Step:
-        """Return the step that made an autograd node, or a step of its own for one that no step made."""
+    def _owner(self, node: Any) -> Share:
+        """Return what made an autograd node, or a step of its own for one that nothing made."""
         number = node._sequence_nr()
-        place = bisect_right(self._steps, number, key=lambda span: span.first) - 1
-        if place >= 0 and number < self._steps[place].last:
-            return self._steps[place].step
+        place = bisect_right(self._owners, number, key=lambda owner: owner.first) - 1
+        if place >= 0 and (share := self._owners[place].share) is not None:
+            return share
         if number not in self._others:
             self._others[number] = self._step_of(node.name(), number)
         return self._others[number]
@@ -142,16 +144,18 @@ class TrainingRecorder(Recorder):
     def _attend(self, *args: Any, **kwargs: Any) -> Any:
         """Run attention, counting it by its formula: below autograd only some decomposition of it is seen."""
         tally, memory, first = self.meter.tally, self.meter.memory, _next_number()
-        self.meter.tally, self.meter.memory = Tally(), _UNSEEN
+        inputs = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        fused = is_fused(*args, **kwargs)
+        self.meter.tally, self.meter.memory = Tally(), _UNSEEN if fused else memory
         try:
             with torch._C.DisableTorchFunction():
                 result = _attention(*args, **kwargs)
+                result = laid_out_like(inputs[0], result) if fused else result
         finally:
             self.meter.tally, self.meter.memory = tally, memory
+        if fused:
             self._attentions.append((first, _next_number()))
-        _hold_as_fused(
-            memory, result, [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        )
+            _hold_as_fused(memory, result, inputs, bytes_beside(*args, **kwargs), tally)
         formula = formula_for(torch.ops.aten.scaled_dot_product_attention.default)
         assert tally is not None
         assert formula is not None
@@ -177,20 +181,35 @@ class _Unseen(LiveMemory):
 _UNSEEN = _Unseen()
 
 
-def _hold_as_fused(memory: LiveMemory, result: Tensor, inputs: Sequence[Tensor]) -> None:
-    """Keep account of what a fused kernel holds: its inputs until its backward pass, then their gradients.
+def _hold_as_fused(
+    memory: LiveMemory, result: Tensor, inputs: Sequence[Tensor], beside: int, tally: Tally | None
+) -> None:
+    """Keep account of what a fused kernel holds, whose step adds to `tally`.
 
-    Its result is laid out so that joining the heads takes no copy: here there is a copy, which stands for the
-    result. The row sums that it saves (a number per query and head) are left out.
+    These are its inputs, its result and so many bytes beside until its backward pass, which holds the
+    gradient of the result as well, and makes those of all inputs at once.
     """
     memory.made([result], inputs)
+    more = memory.hold(beside)
     if result.grad_fn is None:
         return
-    held = [tensor.detach() for tensor in inputs]
-    result.grad_fn.register_hook(lambda *_: held.clear())
-    for tensor in inputs:
-        if tensor.requires_grad and not tensor.is_leaf:  # a hook on a parameter would stay behind
-            tensor.register_hook(lambda gradient: memory.made([gradient], ()))  # type: ignore[no-untyped-call]
+    held: list[Any] = [more, *(tensor.detach() for tensor in (result, *inputs))]
+    result.register_hook(lambda gradient: held.append(gradient.detach()))  # type: ignore[no-untyped-call]
+    waiting = [tensor for tensor in inputs if tensor.requires_grad and not tensor.is_leaf]
+    sizes, expected = [tensor.nbytes for tensor in waiting], list[Any]()
+
+    def arrived(position: int, gradient: Tensor) -> None:
+        if held:  # the first: its computation ends here
+            expected.extend(map(memory.hold, sizes))
+            if isinstance(tally, Share):
+                tally.backward = tally.backward or Tally()
+                tally.backward.peak = max(tally.backward.peak, memory.now)
+            held.clear()
+        expected[position] = None
+        memory.made([gradient], ())
+
+    for position, tensor in enumerate(waiting):  # a hook on a parameter would stay behind
+        tensor.register_hook(partial(arrived, position))  # type: ignore[no-untyped-call]
 
 
 _attention = F.scaled_dot_product_attention
@@ -255,10 +274,10 @@ def _leaves(output: Any) -> list[Any]:
 def _spare_gradients(modules: Sequence[nn.Module], *, on_meta: bool) -> None:
     """Let a backward pass write its gradients where nobody keeps them.
 
-    With `on_meta` the modules get meta parameters in place of their own, because autograd minds the device of
-    a gradient.
+    With `on_meta` the modules get meta parameters and floating buffers in place of their own, because
+    autograd minds the device of a gradient.
     """
-    stand_ins: dict[int, nn.Parameter] = {}
+    stand_ins: dict[int, Tensor] = {}
     for module in modules:
         for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if not on_meta or parameter.is_meta:
@@ -269,3 +288,6 @@ def _spare_gradients(modules: Sequence[nn.Module], *, on_meta: bool) -> None:
                     meta_like(parameter), requires_grad=parameter.requires_grad
                 )
             setattr(module, name, stand_ins[id(parameter)])
+        for name, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
+            if on_meta and (buffer.is_floating_point() or buffer.is_complex()):
+                setattr(module, name, stand_ins.setdefault(id(buffer), meta_like(buffer)))

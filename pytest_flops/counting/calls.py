@@ -15,12 +15,14 @@ class Traits(NamedTuple):
     """What an op's schema and tags say of it.
 
     `mutated` are the arguments that it writes, `statistics` those that it writes in training only, which the
-    argument `training` tells: by position and name.
+    argument `training` tells; `mask` is the argument that says which results are wanted: by position and
+    name.
     """
 
     mutated: tuple[tuple[int, str], ...]
     statistics: tuple[tuple[int, str], ...]
     training: tuple[int, str] | None
+    mask: tuple[int, str] | None
     outs: frozenset[str]
     reads_values: bool
     changes_metadata: bool
@@ -42,6 +44,7 @@ def traits_of(func: OpOverload) -> Traits:
         mutated=tuple(place for place, is_written in zip(arguments, written, strict=True) if is_written),
         statistics=tuple(place for place in arguments if place[1] in _STATISTICS),
         training=next((place for place in arguments if place[1] in _TRAINING), None),
+        mask=next((place for place in arguments if place[1] == "output_mask"), None),
         outs=outs,
         reads_values=torch.Tag.data_dependent_output in func.tags,
         changes_metadata=(
@@ -74,7 +77,8 @@ class Call(NamedTuple):
     def on(self, tensors: list[Tensor], device: torch.device) -> Call:
         """Return the call with other tensors in place of its own, and `device` for every device it names."""
         swap = {id(old): new for old, new in zip(self.tensors, tensors, strict=True)}
-        return self._replace(args=_swap(self.args, swap, device), kwargs=_swap(self.kwargs, swap, device))
+        args, kwargs = _swap(self.args, swap, device), _swap(self.kwargs, swap, device)
+        return self._replace(args=args, kwargs=kwargs, tensors=tensors)
 
     def __call__(self) -> Any:
         return self.func(*self.args, **self.kwargs)
@@ -87,6 +91,16 @@ class Call(NamedTuple):
         if traits.statistics and (traits.training is None or self._argument(*traits.training)):
             places += traits.statistics
         return [tensor for place in places for tensor in tensors_in(self._argument(*place))]
+
+    def wanted(self, result: Any) -> Any:
+        """Return a result without the parts that nobody asks for: kernels for meta make those too."""
+        mask = traits_of(self.func).mask
+        if mask is None or not isinstance(result, (tuple, list)):
+            return result
+        wanted = self._argument(*mask)
+        if not isinstance(wanted, (tuple, list)) or len(wanted) != len(result):
+            return result
+        return type(result)([part if asked else None for part, asked in zip(result, wanted, strict=True)])
 
     def _argument(self, position: int, name: str) -> Any:
         return self.args[position] if position < len(self.args) else self.kwargs.get(name)

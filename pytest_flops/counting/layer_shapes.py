@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pytest_flops.counting.calls import Call
+from pytest_flops.counting.fused_attention import is_fused
 from pytest_flops.counting.layouts import like_all
 from pytest_flops.counting.op_results import New, Several, broadcasts, contiguous, transposed
 
@@ -201,19 +202,17 @@ def padding(call: Call) -> New | None:
 def attention(call: Call) -> New | None:
     """`(query, key, value, mask, dropout, ...)`: heads are the same, or groups of queries share one.
 
-    A fused kernel lays its result out like the query. Where the CPU has none (values of other sizes, features
-    that are not side by side, dropout) the result is that of a plain product.
+    A fused kernel lays its result out like the query. Where there is none, scores are held for a while: the
+    parts of the op tell how many.
     """
     query, key, value = call.args[:3]
-    options = {**dict(zip(("attn_mask", "dropout_p"), call.args[3:], strict=False)), **call.kwargs}
-    size, mask = (*query.shape[:-1], value.shape[-1]), options.get("attn_mask")
-    if not _attends(query, key, value, options.get("enable_gqa")):
+    options = {**dict(zip(("attn_mask",), call.args[3:], strict=False)), **call.kwargs}
+    mask = options.get("attn_mask")
+    if not _attends(query, key, value, options.get("enable_gqa")) or not is_fused(query, key, value, mask):
         return None
     if mask is not None and not broadcasts(mask.shape, (*query.shape[:-1], key.shape[-2])):
         return None
-    if value.shape[-1] == query.shape[-1] and query.stride(-1) == 1 and not options.get("dropout_p"):
-        return like_all([query], size, query.dtype)
-    return contiguous(size, query.dtype)
+    return like_all([query], query.shape, query.dtype)
 
 
 def _attends(query: Tensor, key: Tensor, value: Tensor, shares_heads: object) -> bool:

@@ -35,7 +35,15 @@ class LiveMemory:
 
     def born(self, tensor: Tensor, nbytes: int) -> None:
         """Take a tensor just made into the account, with a storage of its own of so many bytes."""
-        storage = tensor.untyped_storage()
+        self._enter(tensor.untyped_storage(), nbytes)
+
+    def hold(self, nbytes: int) -> torch.UntypedStorage:
+        """Take bytes that no tensor has into the account, for as long as somebody holds the result."""
+        storage = torch.UntypedStorage(nbytes, device="meta")  # type: ignore[no-untyped-call]
+        self._enter(storage, nbytes)
+        return storage
+
+    def _enter(self, storage: torch.UntypedStorage, nbytes: int) -> None:
         stored = _Stored(storage, self._died)
         stored.key = key = storage._cdata  # private: what tells a storage from all others alive, also on meta
         stored.nbytes = nbytes

@@ -11,7 +11,7 @@ import functools
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,11 +19,13 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from pytest_flops.counting.callers import Methods, Place
 from pytest_flops.counting.fx_names import Names, identity_of, is_leaf, operator_identity, wrote_operator
+from pytest_flops.counting.subject import Subject
 from pytest_flops.counting.tally import Meter, Tally
 from pytest_flops.errors import TraceError
 from pytest_flops.metrics import Cost
-from pytest_flops.results.report import Node, Op
+from pytest_flops.results.report import Node, Op, Part
 
 _READS = frozenset({torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist})
 """Ways for values to leave PyTorch: what is done with them there cannot be seen."""
@@ -32,51 +34,86 @@ _READS = frozenset({torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tol
 _NO_COST = Cost()
 
 
-class Step(Tally):
-    """A node while its cost is still being added up."""
+class Share(Tally):
+    """What one module does in a step, by its own code, while its cost is still being added up."""
 
-    __slots__ = (
-        "backward",
-        "is_backward",
-        "is_loose",
-        "module",
-        "module_type",
-        "name",
-        "op",
-        "ran_nothing",
-        "target",
-    )
+    __slots__ = ("backward", "module")
+
+    def __init__(self, module: str) -> None:
+        super().__init__()
+        self.module = module
+        self.backward: Tally | None = None
+
+    @property
+    def whole(self) -> Cost:
+        """The cost, the backward pass included."""
+        return self.cost + self.backward.cost if self.backward is not None else self.cost
+
+    @property
+    def highest(self) -> int:
+        """The most bytes alive while it or its backward pass ran."""
+        return self.peak if self.backward is None else max(self.peak, self.backward.peak)
+
+
+class Step(Share):
+    """A node while its cost is still being added up; `inside` are the shares of modules inside a leaf."""
+
+    __slots__ = ("inside", "is_backward", "is_loose", "module_type", "name", "op", "ran_nothing", "target")
 
     def __init__(self, name: str, op: Op, target: str, module: str, module_type: str) -> None:
-        super().__init__()
+        super().__init__(module)
         self.name = name
         self.op = op
         self.target = target
-        self.module = module
         self.module_type = module_type
         self.is_loose = False
         self.ran_nothing = False
         self.is_backward = False
-        self.backward: Tally | None = None
+        self.inside: list[Share] = []
+
+    @property
+    def shares(self) -> list[Share]:
+        """The step's own share, and those of the modules inside."""
+        return [self, *self.inside]
+
+    @property
+    def highest(self) -> int:
+        """The most bytes alive while it or its backward pass ran."""
+        most = super().highest
+        return max(most, *[share.highest for share in self.inside]) if self.inside else most
 
     @property
     def is_free(self) -> bool:
         """Whether neither the step nor its backward pass costs anything."""
-        return not any(self.cost) and (self.backward is None or not any(self.backward.cost))
+        return not any(any(share.whole) for share in self.shares)
 
-    @property
-    def highest(self) -> int:
-        """The most bytes alive while the step or its backward pass ran."""
-        return self.peak if self.backward is None else max(self.peak, self.backward.peak)
+    def all_unsupported(self) -> Iterator[tuple[str, int]]:
+        """Yield the ops without an answer and how often each was called, the backward pass included."""
+        for share in self.shares:
+            for tally in (share, share.backward):
+                if tally is not None and tally.unsupported:
+                    yield from tally.unsupported.items()
 
     def node(self, name: str) -> Node:
         """Return the step as a node of this name, its backward pass included."""
         place = (self.op, self.target, self.module, self.module_type)
         cost, backward = self.cost, _NO_COST
-        if self.backward is not None:
-            backward = self.backward.cost
-            cost += backward
-        return Node(name, *place, cost, cost if self.is_backward else backward, self.highest)
+        if self.inside or self.backward is not None:  # few steps are: this is quick for the others
+            cost = Cost.total([share.whole for share in self.shares])
+            backward = Cost.total(
+                [share.backward.cost for share in self.shares if share.backward is not None]
+            )
+        of_it_backward = cost if self.is_backward else backward
+        return Node(name, *place, cost, of_it_backward, self.highest, tuple(_parts(self.inside)))
+
+
+def _parts(shares: Iterable[Share]) -> Iterator[Part]:
+    """Yield what each module inside a step did itself, all its calls together."""
+    by_module: dict[str, list[Share]] = {}
+    for share in shares:
+        by_module.setdefault(share.module, []).append(share)
+    for path, its in by_module.items():
+        yield Part(path, Cost.total([share.whole for share in its]), max(share.highest for share in its))
 
 
 class Recorder(TorchFunctionMode):
@@ -87,7 +124,9 @@ class Recorder(TorchFunctionMode):
         self.root_type = root_type
         self.steps: list[Step] = []
         self.meter: Meter
-        self._stack = [("", root_type)]
+        self.methods: Methods
+        self._stack: list[Place] = [("", root_type)]
+        self._open: Step | None = None
         self._raised: tuple[BaseException, str] | None = None
         self._thread = threading.get_ident()
         self.problem: TraceError | None = None
@@ -141,25 +180,38 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Run a function call, and record it as a step if none is open; `caller` is the frame it is in."""
         if func in _READS:
-            self.meter.read(args[0], func.__name__)
-        if self.meter.tally is not None:
-            return func(*args, **kwargs)
+            args = (self.meter.read(args[0], func.__name__), *args[1:])
         name, op, target, is_ambiguous = identity_of(func)
         if not name:
             return func(*args, **kwargs)
+        if self.meter.tally is not None:
+            return self._record_inside(func, args, kwargs, caller)
         if is_ambiguous and wrote_operator(caller):
             name, op, target = operator_identity(name)
-        return self.run_step(self._step(name, op, target), func, args, kwargs)
+        place = self.methods.place(caller, self._stack[-1])
+        return self.run_step(Step(name, op, target, *place), func, args, kwargs)
+
+    def _record_inside(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], caller: types.FrameType
+    ) -> Any:
+        """Run a function call inside the open step, for the module whose code it is."""
+        called = self._stack[-1]
+        if self._open is None or self._open.module is called[0]:  # most leaves run nothing but themselves
+            return func(*args, **kwargs)
+        place = self.methods.place(caller, called)
+        if place is called:
+            return func(*args, **kwargs)
+        return self.run_inside(place[0], func, args, kwargs)
 
     def run_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         """Run one call of a module of the model, recording it as a step if the module is a leaf."""
         if threading.get_ident() != self._thread:
             raise self._refuse_thread(path)
-        if self.meter.tally is not None:
-            return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
         kind: type = type(module)
         self._stack.append((path, kind.__name__))
         try:
+            if self.meter.tally is not None:
+                return self.run_inside(path, module._call_impl, args, kwargs)
             if path == "" or not is_leaf(kind):
                 return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
             return self._run_leaf(module, args, kwargs)
@@ -194,13 +246,36 @@ class Recorder(TorchFunctionMode):
         memory = meter.memory
         memory.peak = memory.now
         self.steps.append(step)
-        meter.tally = step
+        self._open = step
+        self.charge(step)
         try:
             return run(*args, **kwargs)
         finally:
-            meter.tally = None
+            self._open = None
+            self.charge(None)
             step.ran_nothing = meter.answered == answered
             step.peak = memory.peak
+
+    def run_inside(
+        self, path: str, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run what a module does inside the open step, as its share of that step."""
+        if self._open is None:  # the work of a loose op
+            return run(*args, **kwargs)
+        around, memory, share = self.meter.tally, self.meter.memory, Share(path)
+        highest, memory.peak = memory.peak, memory.now
+        self._open.inside.append(share)
+        self.charge(share)
+        try:
+            return run(*args, **kwargs)
+        finally:
+            self.charge(around)
+            share.peak = memory.peak
+            memory.peak = max(highest, memory.peak)
+
+    def charge(self, tally: Tally | None) -> None:
+        """Let what runs from now on add to a step, or to the share of a module inside it; None ends that."""
+        self.meter.tally = tally
 
     def _step(self, name: str, op: Op, target: str) -> Step:
         return Step(name, op, target, *self._stack[-1])
@@ -218,5 +293,6 @@ def recording(recorder: Recorder, meter: Meter, modules: Mapping[str, nn.Module]
     for path, module in modules.items():
         module.__dict__["_compiled_call_impl"] = functools.partial(recorder.run_module, module, path)
     recorder.meter = meter
+    recorder.methods = Methods(modules, end=Subject.run.__code__)
     with recorder:
         yield

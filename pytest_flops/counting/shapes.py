@@ -25,8 +25,11 @@ from torch import Tensor
 from torch._C import DispatchKey  # what an op's kernels are listed by; torch publishes no other name
 from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; torch publishes no alias
 from torch.utils._python_dispatch import TorchDispatchMode  # documented for extending; no public alias yet
+from torch.utils._pytree import tree_map_only  # private, for want of a public one
 
 from pytest_flops.counting.calls import Call, tensors_in, traits_of
+from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out_like
+from pytest_flops.counting.known_values import KnownValues
 from pytest_flops.counting.live_memory import LiveMemory, keep_alive, storage_key
 from pytest_flops.counting.memo import Memo, Outcome
 from pytest_flops.counting.op_results import (
@@ -35,7 +38,9 @@ from pytest_flops.counting.op_results import (
     Result,
     Several,
     UnrepeatableError,
+    View,
     build,
+    is_plain,
     meta_like,
     specify,
 )
@@ -49,8 +54,18 @@ from pytest_flops.metrics import Cost
 
 CPU = torch.device("cpu")
 _LIFT = torch.ops.aten.lift_fresh.default
-_COPYING = {torch.ops.aten.matmul.default, torch.ops.aten.linear.default, torch.ops.aten.einsum.default}
-"""Composites that have a formula, and may copy arguments that are laid out otherwise than a kernel wants."""
+_TO_COPY = torch.ops.aten._to_copy.default
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+_HOLDING = {
+    torch.ops.aten.matmul.default: DispatchKey.CompositeImplicitAutograd,
+    torch.ops.aten.linear.default: DispatchKey.CompositeImplicitAutograd,
+    torch.ops.aten.einsum.default: DispatchKey.CompositeImplicitAutograd,
+    torch.ops.aten._scaled_dot_product_attention_math.default: DispatchKey.CompositeImplicitAutograd,
+    torch.ops.aten._safe_softmax.default: DispatchKey.CompositeExplicitAutograd,
+    _ATTENTION: DispatchKey.CompositeImplicitAutograd,
+}
+"""Composites that have a formula, and hold more than arguments and results: copies of arguments that are laid
+out otherwise than a kernel wants, scores. By the key of the kernel that takes them apart."""
 CONCRETE_LIMIT = 1 << 24
 """Elements up to which a tensor that `forward` creates is computed for real; larger ones are symbolic."""
 
@@ -71,8 +86,9 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answer every ATen op of a run and add its cost to the open `tally`.
 
     `symbolic` are the tensors that are not on meta and still stand for metadata only: parameters and floating
-    buffers. `open_loose` gives the tally for a loose op, one that arrives while no step is open. `answered`
-    counts the ops, `memory` keeps account of the tensors that are alive.
+    buffers; `autograd` says that the run is under it. `open_loose` gives the tally for a loose op, one that
+    arrives while no step is open. `answered` counts the ops, `memory` keeps account of the tensors that are
+    alive.
     After the run, `failure` is the first reason why a shape-only run could not answer, also where the user's
     code swallowed it, and `undo` puts back what was written to tensors that were there before.
     """
@@ -80,7 +96,12 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     tally: Tally | None
 
     def __init__(
-        self, *, real: bool, symbolic: Iterable[Tensor] = (), open_loose: Callable[[OpOverload | None], Tally]
+        self,
+        *,
+        real: bool,
+        symbolic: Iterable[Tensor] = (),
+        autograd: bool = False,
+        open_loose: Callable[[OpOverload | None], Tally],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.real = real
@@ -91,6 +112,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.undo = UndoLog()
         self._open_loose = open_loose
         self._symbolic = {id(tensor) for tensor in symbolic}
+        self._known = KnownValues()
+        self._knows = autograd and not real
         self._overwritten: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self._stand_ins: dict[int, tuple[Any, Tensor]] = {}
         self._written: set[int] = set()
@@ -128,7 +151,10 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _answer(self, call: Call) -> Any:
         for tensor in call.tensors:
             if tensor.is_meta or self._is_symbolic(tensor):
-                return self._answer_symbolic(call)
+                values = self._values(call)
+                return self._answer_symbolic(call) if values is None else self._answer_known(call, values)
+        if self._knows and not self._inferring:
+            return self._answer_new(call)
         return self._answer_concrete(call)
 
     def wrote(self, tensor: Tensor) -> bool:
@@ -142,16 +168,19 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return True
         return bool(self._overwritten) and storage_address(tensor) in self._overwritten
 
-    def read(self, tensor: Tensor, name: str) -> None:
-        """Take note that the values of a tensor leave PyTorch, for NumPy or as Python numbers.
+    def read(self, tensor: Tensor, name: str) -> Tensor:
+        """Return what has the values of a tensor that leave PyTorch, for NumPy or as Python numbers.
 
         A shape-only run has none to give. NumPy's arithmetic would be missed: it is reported as unsupported.
         """
         if not self.real and (tensor.is_meta or self._is_symbolic(tensor)):
+            if tensor.is_meta and (value := self._known.of(tensor)) is not None:
+                return self.read(value, name)
             self.failure = self.failure or NeedsRealTensorsError(f"Tensor.{name} reads values")
             raise self.failure
         if name != "tolist" and (tensor.is_floating_point() or tensor.is_complex()):
             (self.tally or self._open_loose(None)).note_unsupported({f"Tensor.{name}": 1})
+        return tensor
 
     # -- symbolic: from the memo, or on meta ------------------------------------------------------------
 
@@ -177,7 +206,9 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _by_rule(self, call: Call) -> Outcome | None:
         """Return, and remember, the outcome of an op that need not run; None where it has to."""
         formula = formula_for(call.func)
-        result = result_by_rule(call) if formula else None
+        result: Result = None
+        if formula is not None and not traits_of(call.func).outs:
+            result = _moved(call) if call.func is _TO_COPY else result_by_rule(call)
         if formula is None or result is None:
             return None
         out = build(result, call.tensors, self._stand_in, _unborn)
@@ -185,6 +216,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if cost is NotImplemented:
             return None
         outcome = checked(call.func, cost)._replace(result=result, written=call.written)
+        if call.func is _ATTENTION:
+            outcome = outcome._replace(workspace=bytes_beside(*call.args, **call.kwargs))
         memo.store(call.key, outcome)
         return outcome
 
@@ -210,7 +243,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._make_symbolic(call.mutated)
         self._add(_outcome(call, None, tally))
         if traits_of(call.func).changes_metadata:
-            self._require_meta(call)
+            self._require_meta(call, stand_ins)
         self.memory.reach(tally.peak)
         self.memory.made(tensors_in(result), stand_ins)
         return result
@@ -267,14 +300,21 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._stand_ins[key] = weakref.ref(tensor, partial(self._stand_ins.pop, key)), stand_in
         return self._stand_ins[key][1]
 
-    def _require_meta(self, call: Call) -> None:
+    def _require_meta(self, call: Call, stand_ins: list[Tensor]) -> None:
         """Refuse to reshape a tensor that has data: what `forward` holds is not its stand-in on meta."""
-        if not all(tensor.is_meta for tensor in call.mutated):
-            self.failure = self.failure or NeedsRealTensorsError(f"{call.func} reshapes a tensor in place")
-            raise self.failure
+        is_out = bool(traits_of(call.func).outs)  # which is reshaped only where its size does not fit
+        mutated = {*map(id, call.mutated)}
+        for tensor, stand_in in zip(call.tensors, stand_ins, strict=True):
+            keeps = tensor.is_meta or (is_out and tensor.shape == stand_in.shape)
+            if id(tensor) in mutated and not keeps:
+                reason = f"{call.func} reshapes a tensor in place"
+                self.failure = self.failure or NeedsRealTensorsError(reason)
+                raise self.failure
 
     def _make_symbolic(self, tensors: Iterable[Tensor]) -> None:
         """Note concrete tensors just written with values that nobody has: from now on they are symbolic."""
+        tensors = list(tensors)
+        self._known.lose(tensors)
         for tensor in tensors:
             self._written.add(storage_key(tensor))
             address = 0 if tensor.is_meta or id(tensor) in self._symbolic else storage_address(tensor)
@@ -286,7 +326,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _answer_concrete(self, call: Call) -> Any:
         if not self.real and not self._inferring:
-            device = META if not call.tensors and self._is_symbolic_factory(call) else CPU
+            device = META if not call.tensors and _is_big(call.args) else CPU
             call = call.on([tensor.cpu() for tensor in call.tensors], device)
         self.undo.remember(mutated := call.mutated)
         self._written.update(map(storage_key, mutated))
@@ -303,14 +343,6 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.memory.made(made, arguments)
         return result
 
-    def _is_symbolic_factory(self, call: Call) -> bool:
-        """Tell whether a tensor made out of nothing is too big to compute, or has to be where the inputs are.
-
-        Autograd, and the composites that it takes apart before this mode sees them, mind the device.
-        """
-        on_meta = torch.is_grad_enabled() and call.kwargs.get("device") == META
-        return _is_big(call.args) or (on_meta and _makes_floats(call.kwargs.get("dtype")))
-
     def _outcome_of_composite(self, call: Call) -> Outcome | None:
         """Find the cost of a composite from metadata; None where it takes values to know."""
         try:
@@ -324,13 +356,56 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         return outcome
 
+    # -- under autograd: on meta, with values known ------------------------------------------------------
+
+    def _values(self, call: Call) -> list[Tensor] | None:
+        """Return the values of all tensors of a call; None where those of one are not known."""
+        if self._inferring or not self._known or traits_of(call.func).changes_metadata:
+            return None
+        values: list[Tensor] = []
+        for tensor in call.tensors:
+            value = self._known.of(tensor) if tensor.is_meta else tensor
+            if value is None or (value is tensor and self._is_symbolic(tensor)):
+                return None
+            values.append(value)
+        return values
+
+    def _answer_known(self, call: Call, values: list[Tensor]) -> Any:
+        """Run an op on values that are known, and return what it does on meta."""
+        result = self._compute(call.on(values, CPU))
+        given = {id(value): tensor for value, tensor in zip(values, call.tensors, strict=True)}
+        keys = {*map(storage_key, values)}
+        if any(storage_key(made) in keys and id(made) not in given for made in tensors_in(result)):
+            return call.on([self._stand_in(tensor) for tensor in call.tensors], META)()  # views share twins
+        return tree_map_only(
+            Tensor, lambda made: given[id(made)] if id(made) in given else self._known.keep(made), result
+        )
+
+    def _answer_new(self, call: Call) -> Any:
+        """Run an op on values, and return what it makes anew on meta if that may get a gradient."""
+        # A `torch.tensor` is made out of sight, and only lifted into it.
+        keys = set() if call.func is _LIFT else {*map(storage_key, call.tensors)}
+
+        def kept(made: Tensor) -> Tensor:
+            return made if storage_key(made) in keys else self._known.keep(made)
+
+        return tree_map_only(Tensor, kept, self._compute(call))
+
+    def _compute(self, call: Call) -> Any:
+        """Run an op on values for real, with all that it is made of."""
+        self._knows = False
+        try:
+            return self._answer_concrete(call)
+        finally:
+            self._knows = True
+
     # -- costs ------------------------------------------------------------------------------------------
 
     def _evaluate(self, call: Call) -> Any:
         """Run an op and add its cost to the open tally: by its formula, else over its decomposition."""
         formula = formula_for(call.func)
         if formula is not None:
-            result = self._weigh(call) if _may_copy(call) else call()
+            result = self._run(call)
             outs = traits_of(call.func).outs
             kwargs = {name: value for name, value in call.kwargs.items() if name not in outs}
             cost = formula(*call.args, out=result, **kwargs)
@@ -344,6 +419,14 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._count_reference(call)
         return result
 
+    def _run(self, call: Call) -> Any:
+        """Run an op that has a formula, and take note of what it holds inside."""
+        if call.func is _ATTENTION and is_fused(*call.args, **call.kwargs):
+            result = laid_out_like(call.args[0], call())
+            self.memory.reach(result.nbytes + bytes_beside(*call.args, **call.kwargs))
+            return result
+        return self._weigh(call) if _may_hold(call) else call.wanted(call())
+
     def _weigh(self, call: Call) -> Any:
         """Run an op over its decomposition, whose parts count for memory alone."""
         outer, self.tally = self.tally, Tally()
@@ -351,7 +434,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 # Private, and what eager PyTorch itself runs: `decompose` prefers Python where there is some,
                 # which imports sympy.
-                return call.func._op_dk(DispatchKey.CompositeImplicitAutograd, *call.args, **call.kwargs)
+                return call.func._op_dk(_HOLDING[call.func], *call.args, **call.kwargs)
         finally:
             self.tally = outer
 
@@ -388,8 +471,17 @@ def _what_is_missing(func: OpOverload, failure: Exception) -> Exception:
     return failure
 
 
-def _may_copy(call: Call) -> bool:
-    return call.func in _COPYING and all(tensor.layout is torch.strided for tensor in call.tensors)
+def _may_hold(call: Call) -> bool:
+    return call.func in _HOLDING and all(tensor.layout is torch.strided for tensor in call.tensors)
+
+
+def _moved(call: Call) -> View | None:
+    """Describe what a move off meta returns, to where a tensor is in a real run: that takes no copy."""
+    x, device = call.args[0], call.kwargs.get("device")
+    others = {value for name, value in call.kwargs.items() if name not in ("device", "non_blocking")}
+    if device is None or device == META or not is_plain(x) or others - {None, False, x.dtype, x.layout}:
+        return None
+    return View(0, x.shape, x.stride(), 0)
 
 
 def _outcome(call: Call, result: Result, tally: Tally) -> Outcome:
@@ -411,10 +503,6 @@ def _is_big(args: tuple[Any, ...]) -> bool:
     """Tell whether a factory is asked for a size that is too much to compute for real."""
     size = args[0] if args and isinstance(args[0], (list, tuple)) else ()
     return all(type(length) is int for length in size) and math.prod(size) > CONCRETE_LIMIT
-
-
-def _makes_floats(dtype: torch.dtype | None) -> bool:
-    return (dtype or torch.get_default_dtype()).is_floating_point
 
 
 def checked(func: OpOverload, cost: Any) -> Outcome:

@@ -38,5 +38,5 @@ class Meter(Protocol):
     answered: int
     memory: LiveMemory
 
-    def read(self, tensor: Any, name: str) -> None:
-        """Take note that the values of a tensor leave PyTorch."""
+    def read(self, tensor: Any, name: str) -> Any:
+        """Take note that the values of a tensor leave PyTorch; return what has them."""

@@ -146,7 +146,10 @@ class Run:
         kind = Recorder if self.inference else TrainingRecorder
         self.recorder = kind(subject.name if subject.root is None else type(subject.root).__name__)
         self._shapes = ShapeMode(
-            real=real, symbolic=() if real else subject.symbolic, open_loose=self.recorder.open_loose
+            real=real,
+            symbolic=() if real else subject.symbolic,
+            autograd=not self.inference,
+            open_loose=self.recorder.open_loose,
         )
 
     def attempt(self, inputs: Inputs) -> Exception | None:
@@ -246,9 +249,8 @@ class Run:
         """Return what the run recorded."""
         unsupported: dict[str, int] = {}
         for step in self.recorder.steps:
-            for tally in filter(None, (step, step.backward)):
-                for op, calls in (tally.unsupported or {}).items():
-                    unsupported[op] = unsupported.get(op, 0) + calls
+            for op, calls in step.all_unsupported():
+                unsupported[op] = unsupported.get(op, 0) + calls
         return Report(
             model=self._subject.name,
             mode=str(self._mode),

@@ -58,7 +58,7 @@ def digest_rows(report: Report, verdict: Verdict, most: int) -> Table:
         if peaks and node.peak_memory == report.peak_memory:
             return True, report.flops
         if node.op == "call_module":
-            return node.module in modules, node.flops
+            return any(part.module in modules for part in node.shares), node.flops
         return Function(node.module, base_name(node.name)) in functions, node.flops
 
     ranked = sorted(range(len(report.nodes)), key=rank, reverse=True)

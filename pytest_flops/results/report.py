@@ -56,6 +56,18 @@ class _WithBackward(_Costed):
 
 
 @dataclass(frozen=True, slots=True)
+class Part(_Costed):
+    """What a module inside a node does itself, in all its calls there: less what modules inside it do."""
+
+    module: str
+    """The module's path."""
+    cost: Cost
+    """What it costs, its backward pass included."""
+    peak_memory: int = 0
+    """The most bytes alive in the whole model while the module ran there, or its backward pass."""
+
+
+@dataclass(frozen=True, slots=True)
 class Node(_WithBackward):
     """One step of the forward pass, as `torch.fx` would name it."""
 
@@ -66,7 +78,10 @@ class Node(_WithBackward):
     target: str
     """The module's path, the function or the method that it calls."""
     module: str
-    """The path of the module whose code ran the step, "" for the model itself; of a leaf module its own."""
+    """The path of the module whose code ran the step, "" for the model itself; of a leaf module its own.
+
+    Code of a module is that of its methods, however they are called: `self.head(x)`, `self.head.forward(x)`.
+    """
     module_type: str
     """That module's class name."""
     cost: Cost
@@ -75,6 +90,17 @@ class Node(_WithBackward):
     """The part of `cost` that is the backward pass."""
     peak_memory: int = 0
     """The most bytes alive while the step ran, or its backward pass: see `Report.peak_memory`."""
+    parts: tuple[Part, ...] = ()
+    """The modules that ran inside: those of a leaf that is made of others, as `nn.TransformerEncoder` is."""
+
+    @property
+    def shares(self) -> tuple[Part, ...]:
+        """What each module does in this step by its own code, that of `module` first."""
+        if not self.parts:
+            return (Part(self.module, self.cost, self.peak_memory),)
+        inside = Cost.total([part.cost for part in self.parts])
+        own = Cost(*[whole - part for whole, part in zip(self.cost, inside, strict=True)])
+        return Part(self.module, own, self.peak_memory), *self.parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +185,11 @@ class Report(_WithBackward):
         """
         costs: dict[str, list[Cost]] = {path: [] for path in self.module_types}
         peaks = dict.fromkeys(self.module_types, 0)
-        for node in self.nodes:
-            for path in enclosing(node.module):
+        for part in [part for node in self.nodes for part in node.shares]:
+            for path in enclosing(part.module):
                 if path in costs:  # "a" need not be a module where one is registered as "a.b"
-                    costs[path].append(node.cost)
-                    peaks[path] = max(peaks[path], node.peak_memory)
+                    costs[path].append(part.cost)
+                    peaks[path] = max(peaks[path], part.peak_memory)
         return {
             path: ModuleTotal(kind, Cost.total(costs[path]), peaks[path])
             for path, kind in self.module_types.items()
@@ -173,14 +199,14 @@ class Report(_WithBackward):
     def functions(self) -> Mapping[tuple[str, str], int]:
         """FLOPs of functional work, by (path of the module whose code does it, name of the function).
 
-        With these a module's total is the sum of its functions and of its direct children, and a leaf
-        module's total is its own.
+        With these a module's total is the sum of its functions and of its direct children. A leaf module's
+        total is its own, and that of modules inside it.
         """
         found: dict[tuple[str, str], int] = {}
         for node in self.nodes:
-            if node.op in ("call_function", "call_method") and node.flops:
+            if node.op in ("call_function", "call_method") and (own := node.shares[0].flops):
                 key = (node.module, base_name(node.name))
-                found[key] = found.get(key, 0) + node.flops
+                found[key] = found.get(key, 0) + own
         return found
 
     def table(self, *, peaks: bool = False) -> str:
@@ -223,9 +249,11 @@ class Report(_WithBackward):
         return ModuleTree(self.model, modules).html(total_lines(self))
 
 
-def _fields(found: Node | ModuleTotal) -> dict[str, Any]:
+def _fields(found: Node | ModuleTotal | Part) -> dict[str, Any]:
     """Return the fields of a node or a module, its cost by metric."""
     values = {field.name: getattr(found, field.name) for field in fields(found)}
+    if parts := values.pop("parts", ()):
+        values["parts"] = [_fields(part) for part in parts]
     found_costs: dict[str, Any] = values.pop("cost")._asdict()
     if isinstance(found, Node):
         backward = values.pop("backward_cost")._asdict()

@@ -17,7 +17,7 @@ from pytest_flops.budgets.paths import baseline_path, portable
 from pytest_flops.budgets.store import Place, load, owner, parse, save
 from pytest_flops.errors import BaselineError
 from pytest_flops.results.measured import Latency
-from tests.fakes import make_report, node, with_costs
+from tests.fakes import leaf_report, make_report, node, with_costs
 
 TEST = "test_net.py::test_net"
 RESTORE = "Restore it from version control, or delete it and run the test with --flops-update."
@@ -102,6 +102,27 @@ def test_leaf_with_a_part_called_by_itself_still_adds_up(place):
     now = snapshot(make_report(nodes=nodes, module_types={"": "Net", "att": "MHA", "att.out": "Linear"}))
     assert now.functions == {Function("att", "forward"): 100}
     assert now.modules == {"": 111, "att": 111, "att.out": 11}
+    save(place, {"Net": now})
+    assert load(place) == {"Net": now}
+
+
+def test_modules_inside_a_leaf_add_up_to_it(place):
+    now = snapshot(leaf_report(up=20, down=30, drop=0))
+    assert now.modules == {"": 67, "encoder": 67, "encoder.layer": 7, "encoder.up": 20, "encoder.down": 30}
+    assert now.functions == {Function("encoder", "forward"): 10}
+    save(place, {"Net": now})
+    assert load(place) == {"Net": now}
+
+
+def test_a_module_that_runs_inside_a_leaf_and_by_itself_adds_up(place):
+    report = leaf_report(up=20)
+    again = (
+        node("up", "call_module", "encoder.up", "encoder.up", "Linear", 5),
+        node("forward", "call_function", "forward", "encoder", "Encoder", 3),
+    )
+    now = snapshot(replace(report, nodes=(*report.nodes, *again)))
+    assert now.modules == {"": 45, "encoder": 45, "encoder.layer": 7, "encoder.up": 25}
+    assert now.functions == {Function("encoder", "forward"): 13}
     save(place, {"Net": now})
     assert load(place) == {"Net": now}
 

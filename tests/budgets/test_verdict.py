@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pytest_flops.budgets.baseline import Function, snapshot
 from pytest_flops.budgets.budget import budget_from
 from pytest_flops.budgets.verdict import Change, Excess, Finding, Mismatch, Unmatched, compare, tolerated
-from tests.fakes import make_report, node, with_costs, with_peaks
+from tests.fakes import leaf_report, make_report, node, with_costs, with_peaks
 
 
 def budget(**keywords):
@@ -202,6 +204,52 @@ def test_new_module_fails_through_the_modules_around_it():
     found = verdict(make_report(nodes=(*make_report().nodes, extra), module_types=types))
     assert names(found.changes.grown) == ["flops", "macs", ""]
     assert [change.what for change in found.changes.places] == ["head"]
+
+
+# Modules inside a leaf --------------------------------------------------------------------------------------
+
+
+def closed(report):
+    """Return a report as versions made it that saw nothing inside a leaf."""
+    return replace(report, nodes=tuple(replace(step, parts=()) for step in report.nodes))
+
+
+def test_ceilings_and_changes_reach_inside_a_leaf():
+    assert verdict(leaf_report(up=20), leaf_report(up=20), modules={"encoder.*": 19}).excesses == (
+        Excess("encoder.*", 19, "encoder.up", 20),
+    )
+    found = verdict(leaf_report(up=25, down=25), leaf_report(up=20, down=30))
+    assert names(found.changes.grown) == ["encoder.up"]
+    assert [change.what for change in found.changes.places] == ["encoder.down", "encoder.up"]
+    assert not found.ok
+
+
+def test_a_baseline_that_saw_nothing_inside_a_leaf_still_holds():
+    found = verdict(leaf_report(up=20, down=30), closed(leaf_report(up=20, down=30)))
+    assert found.ok
+    assert not found.changes.any_cost
+
+
+def test_a_baseline_that_saw_nothing_inside_a_leaf_still_gates():
+    found = verdict(leaf_report(up=21, down=30), closed(leaf_report(up=20, down=30)))
+    assert not found.ok
+    assert found.changes.modules == (
+        Change("", 67, 68, 0, grew=True),
+        Change("encoder", 67, 68, 1, grew=True),
+    )
+    assert found.changes.functions == ()
+
+
+def test_a_leaf_that_has_become_a_container_is_no_older_baseline():
+    was = make_report(
+        nodes=(node("encoder", "call_module", "encoder", "encoder", "Linear", 20),),
+        module_types={"": "Net", "encoder": "Linear"},
+    )
+    now = make_report(
+        nodes=(node("encoder_0", "call_module", "encoder.0", "encoder.0", "Linear", 21),),
+        module_types={"": "Net", "encoder": "Sequential", "encoder.0": "Linear"},
+    )
+    assert [change.what for change in verdict(now, was).changes.places] == ["encoder.0", "encoder"]
 
 
 @pytest.mark.parametrize(

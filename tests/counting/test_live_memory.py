@@ -234,6 +234,199 @@ def test_peak_of_a_training_step_is_the_allocator_s(build, shape):
     assert trace(model, x, train=True, backward=True).peak_memory == pytest.approx(peak, rel=0.05)
 
 
+ROWS, WIDTH, HEADS = 96, 64, 4
+ROW = 2 * ROWS * WIDTH * 4  # bytes of a batch of two
+SCORES = 2 * HEADS * ROWS * ROWS * 4
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Attending(nn.Module):
+    """Projections, an attention of some kind, and a projection of its heads joined."""
+
+    def __init__(self, attend: Attend, *, keys: int = HEADS, values: int = WIDTH // HEADS) -> None:
+        super().__init__()
+        features = WIDTH // HEADS
+        self.sizes = [(HEADS, features), (keys, features), (keys, values)]
+        self.parts = nn.ModuleList(nn.Linear(WIDTH, heads * size) for heads, size in self.sizes)
+        self.proj = nn.Linear(HEADS * values, WIDTH)
+        self.attend = attend
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = [
+            part(x).view(*x.shape[:2], *size).transpose(1, 2)
+            for part, size in zip(self.parts, self.sizes, strict=True)
+        ]
+        out = self.attend(*heads)
+        return self.proj(out.transpose(1, 2).reshape(*x.shape[:2], -1))
+
+
+def by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.transpose(-2, -1) * 0.25).softmax(-1) @ v
+
+
+def of_five_dimensions(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+
+
+def of_strided_features(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q = torch.stack([q, q], -1)[..., 0]
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def with_mask(mask: Tensor) -> Attend:
+    return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+FUSED: dict[str, Any] = {
+    "plain": {"attend": F.scaled_dot_product_attention},
+    "causal": {"attend": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)},
+    "a mask of numbers": {"attend": with_mask(torch.zeros(ROWS, ROWS))},
+    "a mask for each": {"attend": with_mask(torch.zeros(2, 1, ROWS, ROWS))},
+    "groups of queries": {
+        "attend": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True),
+        "keys": 2,
+    },
+}
+PLAIN: dict[str, Any] = {
+    "by hand": {"attend": by_hand},
+    "other values": {"attend": F.scaled_dot_product_attention, "values": 8},
+    "five dimensions": {"attend": of_five_dimensions},
+    "strided features": {"attend": of_strided_features},
+    "a mask of three dimensions": {"attend": with_mask(torch.zeros(HEADS, ROWS, ROWS))},
+}
+BLOCK = torch.randn(2, ROWS, WIDTH)
+
+
+@pytest.mark.parametrize("kind", [*FUSED, *PLAIN])
+def test_peak_of_attention_is_the_allocator_s(kind):
+    model = Attending(**(FUSED | PLAIN)[kind]).eval()
+    with torch.inference_mode():
+        model(BLOCK)
+        allocated_bytes, _ = allocated(lambda: model(BLOCK))
+    assert peak(model, BLOCK) == pytest.approx(allocated_bytes, abs=16)  # single numbers of some kernels
+
+
+def test_heads_that_a_fused_kernel_left_side_by_side_are_joined_without_a_copy():
+    assert peak(Attending(F.scaled_dot_product_attention).eval(), BLOCK) == 5 * ROW
+
+
+def test_a_mask_of_truth_values_is_turned_into_numbers():
+    wide = torch.ones(2, HEADS, ROWS, ROWS, dtype=torch.bool)
+    rows_of_scores = 2 * HEADS * ROWS * 4
+    assert peak(Attending(with_mask(wide)).eval(), BLOCK) == 4 * ROW + SCORES + rows_of_scores
+
+
+@pytest.mark.parametrize(("kind", "keys"), [("plain", 1), ("causal", 1), ("groups of queries", 0.5)])
+def test_peak_of_a_fused_attention_in_training(kind, keys):
+    # At its backward pass: what went in, its result and its row sums; the output and its gradient; the
+    # gradient of the result and of the projection; and what comes out. The kernel itself takes one ROW more.
+    inside = (1 + 2 * keys) * ROW
+    expected = 2 * inside + 4 * ROW + 2 * HEADS * ROWS * 4 + (WIDTH * WIDTH + WIDTH) * 4
+    model = Attending(**FUSED[kind])
+    assert peak(model, BLOCK, train=True, backward=True) == expected
+    most = allocated(lambda: training_step(model, BLOCK))[0]
+    assert 0.85 * most < expected < most
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_peak_of_a_plain_attention_in_training_is_the_allocator_s(kind):
+    model = Attending(**PLAIN[kind])
+    training_step(model, BLOCK)
+    model.zero_grad(set_to_none=True)
+    most = allocated(lambda: training_step(model, BLOCK))[0]
+    assert peak(model, BLOCK, train=True, backward=True) == pytest.approx(most, abs=16)
+
+
+def training_step(model: nn.Module, x: Tensor) -> Tensor:
+    """Run a step as a trace does: the output lives on, and its gradient has a place of its own."""
+    out = model(x)
+    out.backward(torch.ones_like(out))
+    return out
+
+
+def laid_out(*order: int) -> Tensor:
+    """Return a tensor of two batches, four heads, five rows and six features that lie in another order."""
+    sizes = [(2, 4, 5, 6)[dim] for dim in order]
+    return torch.randn(sizes).permute(sorted(range(4), key=order.__getitem__))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3), (2, 0, 1, 3), (1, 2, 0, 3), (3, 0, 1, 2)])
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"attn_mask": torch.zeros(5, 5)}])
+def test_a_result_of_attention_is_laid_out_as_the_cpu_does(order, options):
+    strides = []
+
+    def attend(q: Tensor) -> Tensor:
+        out = F.scaled_dot_product_attention(q, q, q, **options)
+        strides.append(out.stride())
+        return out
+
+    q = laid_out(*order)
+    with torch.inference_mode():
+        attend(q)
+    trace(attend, q)
+    trace(attend, q, execute="real")
+    assert len(set(strides)) == 1
+
+
+def test_dropout_counts_as_fused():
+    """Only training asks for it, which GPUs do: there kernels have it, and hold no scores."""
+
+    def dropped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=0.1)
+
+    plain = peak(Attending(F.scaled_dot_product_attention), BLOCK, train=True, backward=True)
+    assert peak(Attending(dropped), BLOCK, train=True, backward=True) == plain
+
+
+NORMALISED = torch.randn(4, 8, 6, 6)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.BatchNorm2d(8), nn.GroupNorm(2, 8), nn.LayerNorm([8, 6, 6]), nn.InstanceNorm2d(8, affine=True)],
+)
+def test_a_gradient_that_nobody_wants_takes_no_memory(norm):
+    # The output and its gradient, then what is small; the gradient of the input would be a third
+    assert 2 * NORMALISED.nbytes < peak(norm, NORMALISED, train=True, backward=True) < 2.6 * NORMALISED.nbytes
+
+
+class Saving(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autograd.graph.save_on_cpu():
+            for layer in self.layers:
+                x = layer(x).tanh()
+        return x
+
+
+def test_what_is_saved_on_the_cpu_is_there_already():
+    model, x = Saving(), torch.randn(256, 64)
+    training_step(model, x)
+    model.zero_grad(set_to_none=True)
+    most = allocated(lambda: training_step(model, x))[0]
+    assert peak(model, x, train=True, backward=True) == pytest.approx(most, abs=16)
+
+
+@pytest.mark.parametrize("move", [Tensor.cpu, lambda y: y.to("cpu"), lambda y: y.to(torch.device("cpu"))])
+def test_a_move_to_where_a_tensor_is_takes_no_copy(move):
+    weight = nn.Parameter(torch.ones(16))
+
+    class Moving(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return move(x * self.weight)
+
+    report = trace(Moving(), X, train=True, backward=True)
+    assert report.peak_memory == peak(Moving(), X, train=True, backward=True)
+    assert max(node.peak_memory for node in report.nodes if "mul" not in node.name) == KIB
+
+
 def test_attention_saves_no_scores_in_training():
     x = torch.randn(1, 512, 64)
     scores = 512 * 512 * 4

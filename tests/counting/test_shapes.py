@@ -78,6 +78,40 @@ def test_dtype_of_a_number_is_part_of_the_key() -> None:
     assert outputs == [torch.int64, torch.float32, torch.int64]
 
 
+def out_on_meta(x: Tensor) -> Tensor:
+    made = torch.empty_like(x)
+    return torch.add(x, 1.0, out=made) * made
+
+
+def out_with_data(x: Tensor) -> Tensor:
+    made = torch.zeros(3, 4)
+    torch.sin(x, out=made)
+    return made * 1.0
+
+
+def out_of_another_size(x: Tensor) -> Tensor:
+    made = torch.zeros(0)
+    torch.sin(x, out=made)
+    return made * 1.0
+
+
+@pytest.mark.parametrize(
+    ("forward", "executed"), [(out_on_meta, "meta"), (out_with_data, "meta"), (out_of_another_size, "real")]
+)
+def test_results_written_into_what_is_there(forward, executed) -> None:
+    report = trace(forward, torch.randn(3, 4))
+    assert (report.flops, report.executed) == (2 * 3 * 4, executed)
+
+
+def test_what_is_written_out_has_no_values() -> None:
+    def forward(x: Tensor) -> Tensor:
+        made = torch.zeros(3, 4)
+        torch.sin(x, out=made)
+        return x * 2.0 if made.any() else x
+
+    assert trace(forward, torch.ones(3, 4)).executed == "real"
+
+
 def test_the_default_dtype_decides_too() -> None:
     outputs = []
     for dtype in (torch.float32, torch.float64, torch.float32):

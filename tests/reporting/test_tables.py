@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pytest_flops.budgets.baseline import snapshot
 from pytest_flops.budgets.budget import budget_from
 from pytest_flops.budgets.verdict import compare
 from pytest_flops.reporting.tables import node_digest
-from tests.fakes import make_report, many, with_costs, with_peaks
+from tests.fakes import leaf_report, make_report, many, with_costs, with_peaks
 
 
 def test_node_table_reads_like_torch_fx():
@@ -46,6 +48,13 @@ def test_digest_keeps_changed_and_largest_nodes_in_order():
     assert shown == ["n3", *(f"n{i}" for i in range(17, 40))]
     assert "... and 16 smaller nodes; -vv shows all." in lines
     assert node_digest(many(24), verdict) == many(24).table()
+
+
+def test_digest_keeps_the_leaf_inside_which_a_module_changed():
+    now, was = leaf_report(up=21), leaf_report(up=20)
+    now, was = (replace(report, nodes=(*many(30).nodes, *report.nodes)) for report in (now, was))
+    verdict = compare(now, snapshot(now), snapshot(was), budget_from([]))
+    assert "\nencoder " in node_digest(now, verdict)
 
 
 def test_nodes_show_their_peaks_only_where_the_peak_is_what_failed():

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_flops.metrics import Cost
 from pytest_flops.results.report import ModuleTotal, base_name, enclosing
-from tests.fakes import make_report, node
+from tests.fakes import leaf_report, make_report, node
 
 
 def test_totals_are_sums_over_the_nodes():
@@ -119,6 +119,8 @@ def test_a_report_as_plain_values():
         "backward_flops": 0,
         "backward_macs": 0,
     }
+    inside = json.loads(json.dumps(leaf_report(up=20).to_dict()))["nodes"][0]
+    assert inside["parts"][1] == {"module": "encoder.up", "peak_memory": 0, "flops": 20, "macs": 0}
     assert found["backward"] == {"flops": 0, "macs": 0}
     assert found["unsupported"] == {"aten::odd": 2}
     fields = {field.name for field in dataclasses.fields(report)} - {"params", "module_types"}
