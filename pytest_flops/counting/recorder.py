@@ -61,7 +61,12 @@ class Step(Share):
     __slots__ = ("inside", "is_backward", "is_loose", "module_type", "name", "op", "ran_nothing", "target")
 
     def __init__(self, name: str, op: Op, target: str, module: str, module_type: str) -> None:
-        super().__init__(module)
+        # Thousands are made: what the classes above set is set here, without a call of theirs.
+        self.costs: list[Cost] = []
+        self.peak = 0
+        self.unsupported: dict[str, int] | None = None
+        self.module = module
+        self.backward: Tally | None = None
         self.name = name
         self.op = op
         self.target = target
@@ -79,8 +84,8 @@ class Step(Share):
     @property
     def highest(self) -> int:
         """The most bytes alive while it or its backward pass ran."""
-        most = super().highest
-        return max(most, *[share.highest for share in self.inside]) if self.inside else most
+        own = self.peak if self.backward is None else max(self.peak, self.backward.peak)
+        return max(own, *[share.highest for share in self.inside]) if self.inside else own
 
     @property
     def is_free(self) -> bool:
@@ -97,12 +102,11 @@ class Step(Share):
     def node(self, name: str) -> Node:
         """Return the step as a node of this name, its backward pass included."""
         place = (self.op, self.target, self.module, self.module_type)
-        cost, backward = self.cost, _NO_COST
-        if self.inside or self.backward is not None:  # few steps are: this is quick for the others
-            cost = Cost.total([share.whole for share in self.shares])
-            backward = Cost.total(
-                [share.backward.cost for share in self.shares if share.backward is not None]
-            )
+        if not self.inside and self.backward is None:  # so are most: this is quick for them
+            cost = self.cost
+            return Node(name, *place, cost, cost if self.is_backward else _NO_COST, self.peak)
+        cost = Cost.total([share.whole for share in self.shares])
+        backward = Cost.total([share.backward.cost for share in self.shares if share.backward is not None])
         of_it_backward = cost if self.is_backward else backward
         return Node(name, *place, cost, of_it_backward, self.highest, tuple(_parts(self.inside)))
 
@@ -181,6 +185,8 @@ class Recorder(TorchFunctionMode):
         """Run a function call, and record it as a step if none is open; `caller` is the frame it is in."""
         if func in _READS:
             args = (self.meter.read(args[0], func.__name__), *args[1:])
+        if self._open is not None and self._open.module is self._stack[-1][0]:
+            return func(*args, **kwargs)  # most leaves run nothing but themselves
         name, op, target, is_ambiguous = identity_of(func)
         if not name:
             return func(*args, **kwargs)
@@ -196,7 +202,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Run a function call inside the open step, for the module whose code it is."""
         called = self._stack[-1]
-        if self._open is None or self._open.module is called[0]:  # most leaves run nothing but themselves
+        if self._open is None:
             return func(*args, **kwargs)
         place = self.methods.place(caller, called)
         if place is called:
