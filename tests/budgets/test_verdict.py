@@ -8,7 +8,7 @@ import pytest
 
 from pytest_flops.budgets.baseline import Function, snapshot
 from pytest_flops.budgets.budget import budget_from
-from pytest_flops.budgets.verdict import Change, Excess, Finding, Mismatch, Unmatched, compare, tolerated
+from pytest_flops.budgets.verdict import Change, Excess, Finding, Mismatch, Unmatched, changes, compare, tolerated
 from tests.fakes import leaf_report, make_report, node, with_costs, with_peaks
 
 
@@ -271,3 +271,13 @@ def test_versions_are_named_and_decide_nothing():
     found = verdict(make_report(formulas=3, torch="2.16.0"))
     assert found.changes.versions == (Mismatch("formulas", "1", "3"), Mismatch("torch", "2.15.0", "2.16.0"))
     assert found.ok
+
+
+def test_two_baselines_compare_without_a_report():
+    was, now = snapshot(make_report()), snapshot(with_costs(make_report(), {"add": 9}))
+    found = changes(now, was)
+    assert names(found.grown) == ["flops", "", "body"]
+    assert found.functions == (Change(Function("body", "add"), 6, 9, 3, grew=True),)
+    assert changes(now, was, "0.03").grown == (), "3 of 106 are less than 3 %"
+    assert names(changes(was, now).shrunk) == ["flops", "", "body"]
+    assert not changes(was, was).any_cost
