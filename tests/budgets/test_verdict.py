@@ -8,7 +8,16 @@ import pytest
 
 from pytest_flops.budgets.baseline import Function, snapshot
 from pytest_flops.budgets.budget import budget_from
-from pytest_flops.budgets.verdict import Change, Excess, Finding, Mismatch, Unmatched, changes, compare, tolerated
+from pytest_flops.budgets.verdict import (
+    Change,
+    Excess,
+    Finding,
+    Mismatch,
+    Unmatched,
+    changes,
+    compare,
+    tolerated,
+)
 from tests.fakes import leaf_report, make_report, node, with_costs, with_peaks
 
 

@@ -151,7 +151,7 @@ def test_a_fast_model_runs_in_blocks():
         (Effort(most_runs=1, longest_s=0.5), 13),  # with two readings for every time, 40 ms each
     ],
 )
-def test_pairs_are_taken_until_they_are_evidence_enough(effort, pairs):
+def test_pairs_are_taken_until_they_are_enough(effort, pairs):
     assert FakeTime(reading_ns=10_000_000).latency(nn.Linear(5, 5), effort=effort).samples == pairs
 
 

@@ -1,4 +1,4 @@
-"""Obsolete baselines: reported, and deleted on demand, on full evidence only."""
+"""Obsolete baselines: reported, and deleted on demand, only where everything ran."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_prune_deletes_exactly_that(pytester, run_inside, stale, how):
         ("@pytest.mark.flops_budget(flops=-1)\ndef test_c(): pass", ("--continue-on-collection-errors",)),
     ],
 )
-def test_no_verdict_without_full_evidence(run_inside, stale, extra, args):
+def test_no_verdict_unless_everything_ran(run_inside, stale, extra, args):
     result = run_inside(f"{ONE}\n{extra}", "--flops-prune", *args)
     result.stdout.no_fnmatch_line("*obsolete*")
     assert stale.exists()
@@ -86,7 +86,7 @@ def test_baseline_of_a_deleted_test_file(pytester, run_inside, stale):
     assert f"  {stale.with_name('test_a.json')}" in result.outlines
 
 
-def test_workers_give_the_evidence_together(pytester, net, stale):
+def test_workers_together_see_what_is_unused(pytester, net, stale):
     result = pytester.runpytest_subprocess(*QUICK, "-n2", "--flops-prune")
     result.assert_outcomes(passed=1)
     assert f"  {stale}" in result.outlines

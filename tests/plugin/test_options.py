@@ -23,7 +23,9 @@ BLOCK = "def test_net(flops): flops(Block({}), x())\n"
         ("flops_rtol", "0.01", 100, 101, "passed", "failed"),
     ],
 )
-def test_every_option_has_a_twin(pytester, run_inside, how, name, value, was, now, with_it, without):
+def test_every_option_can_stand_in_the_ini_file(
+    pytester, run_inside, how, name, value, was, now, with_it, without
+):
     run_inside(BLOCK.format(was), "--flops-update")
     run_inside(BLOCK.format(now)).assert_outcomes(**{without: 1})
     option = f"--{name.replace('_', '-')}"
