@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves  # private, for want of a public one
 
-from pytest_flops.counting.backward import TrainingRecorder, run_backward, under_autograd
+from pytest_flops.counting.backward import TrainingRecorder, asking_as, run_backward, under_autograd
 from pytest_flops.counting.inputs import Inputs
 from pytest_flops.counting.modes import switch_mode
 from pytest_flops.counting.op_results import meta_like
@@ -214,8 +214,8 @@ class Run:
 
     def _real_input(self, tensor: Tensor) -> Tensor:
         device = self._subject.device
-        tensor = tensor if device is None else tensor.to(device)
-        return tensor.detach().requires_grad_() if tensor.requires_grad and not self.inference else tensor
+        made = tensor if device is None else tensor.to(device)
+        return asking_as(tensor, made.detach()) if tensor.requires_grad and not self.inference else made
 
     def wrote(self, tensor: Tensor) -> bool:
         """Tell whether the forward pass writes into a tensor that was there before it."""
@@ -285,9 +285,9 @@ def add_note(err: BaseException, note: str) -> None:
 
 def _symbolic_input(tensor: Tensor) -> Tensor:
     if tensor.is_meta or tensor.is_floating_point() or tensor.is_complex():
-        return meta_like(tensor).requires_grad_(
-            tensor.requires_grad and not torch.is_inference_mode_enabled()
-        )
+        made = meta_like(tensor)
+        asks = tensor.requires_grad and not torch.is_inference_mode_enabled()
+        return asking_as(tensor, made) if asks else made
     return tensor.to(CPU)
 
 
