@@ -249,6 +249,15 @@ def _next_number() -> int:
     return int(torch._C._autograd._get_sequence_nr())
 
 
+def asking_as(given: Tensor, made: Tensor) -> Tensor:
+    """Return a tensor of the run's own that asks for a gradient as the given one does.
+
+    One that is no leaf may be written into, so it is the result of something in the run too.
+    """
+    made.requires_grad_()
+    return made if given.is_leaf else made.clone()
+
+
 def run_backward(name: str, output: Any) -> None:
     """Run the backward pass of a scalar loss.
 

@@ -41,16 +41,16 @@ class Subject:
                 f"not {type(model).__name__}."
             )
         if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-            name = getattr(model, "original_name", None) or getattr(model, "name", type(model).__name__)
             raise TraceError(
-                f"{name} is TorchScript, which hides its modules: count the model that torch.jit.script or "
-                "torch.jit.trace was called on."
+                f"{_script_name(model)} is TorchScript, which hides its modules: count the model that "
+                "torch.jit.script or torch.jit.trace was called on."
             )
         root = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
         root = root if isinstance(root, nn.Module) else None
         name = type(model).__name__ if model is root else getattr(model, "__qualname__", type(model).__name__)
         modules = dict(root.named_modules()) if root is not None else {}
         _refuse_lazy(name, modules)
+        _refuse_script(name, modules)
         return cls(
             name=name.rpartition("<locals>.")[2],
             call=model,
@@ -118,6 +118,20 @@ def _refuse_lazy(name: str, modules: Mapping[str, nn.Module]) -> None:
                 f"Cannot count {name} yet: {where} has parameters that take their shape from the first "
                 "input. Call the model once on real input first."
             )
+
+
+def _refuse_script(name: str, modules: Mapping[str, nn.Module]) -> None:
+    for path, module in modules.items():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TraceError(
+                f"Cannot count {name}: module {path!r} ({_script_name(module)}) is TorchScript, which hides "
+                "its modules. Put in its place what torch.jit.script or torch.jit.trace was called on."
+            )
+
+
+def _script_name(model: Any) -> str:
+    """Return the name that something had before it became TorchScript."""
+    return str(getattr(model, "original_name", None) or getattr(model, "name", type(model).__name__))
 
 
 def _unique(tensors: Iterable[Tensor | None]) -> list[Tensor]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves  # private, for want of a public one
 
-from pytest_flops.counting.backward import TrainingRecorder, run_backward, under_autograd
+from pytest_flops.counting.backward import TrainingRecorder, asking_as, run_backward, under_autograd
 from pytest_flops.counting.inputs import Inputs
+from pytest_flops.counting.modes import switch_mode
 from pytest_flops.counting.op_results import meta_like
 from pytest_flops.counting.preserve import untouched
 from pytest_flops.counting.recorder import Recorder, recording
@@ -191,6 +192,8 @@ class Run:
             torch.backends.mha.set_fastpath_enabled(False)
             self._set_mode()
             stack.enter_context(torch.inference_mode(self.inference))
+            # TorchScript learns from its first runs, and computes with what it has learned: not the same ops
+            stack.enter_context(torch.jit.optimized_execution(False))  # type: ignore[attr-defined]
             for device in ("cpu", "cuda"):  # autocast would cast parameters and leave meta inputs alone
                 if torch.is_autocast_enabled(device):
                     stack.enter_context(torch.autocast(device, enabled=False))
@@ -206,15 +209,15 @@ class Run:
             yield given
 
     def _set_mode(self) -> None:
-        """Put the model into training or eval mode; modules that override `train` to stay frozen do."""
-        root = self._subject.root
-        if root is not None and (self._mode.train or any(m.training for m in self._subject.modules.values())):
-            root.train(self._mode.train)
+        """Put the model into training or eval mode."""
+        root, modules = self._subject.root, self._subject.modules.values()
+        if root is not None and (self._mode.train or any(module.training for module in modules)):
+            switch_mode(root, modules, train=self._mode.train)
 
     def _real_input(self, tensor: Tensor) -> Tensor:
         device = self._subject.device
-        tensor = tensor if device is None else tensor.to(device)
-        return tensor.detach().requires_grad_() if tensor.requires_grad and not self.inference else tensor
+        made = tensor if device is None else tensor.to(device)
+        return asking_as(tensor, made.detach()) if tensor.requires_grad and not self.inference else made
 
     def wrote(self, tensor: Tensor) -> bool:
         """Tell whether the forward pass writes into a tensor that was there before it."""
@@ -284,9 +287,9 @@ def add_note(err: BaseException, note: str) -> None:
 
 def _symbolic_input(tensor: Tensor) -> Tensor:
     if tensor.is_meta or tensor.is_floating_point() or tensor.is_complex():
-        return meta_like(tensor).requires_grad_(
-            tensor.requires_grad and not torch.is_inference_mode_enabled()
-        )
+        made = meta_like(tensor)
+        asks = tensor.requires_grad and not torch.is_inference_mode_enabled()
+        return asking_as(tensor, made) if asks else made
     return tensor.to(CPU)
 
 

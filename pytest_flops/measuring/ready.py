@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pytest_flops.counting.inputs import Inputs
+from pytest_flops.counting.modes import switch_mode
 from pytest_flops.counting.op_results import META
 from pytest_flops.counting.preserve import untouched
 from pytest_flops.counting.subject import Subject
@@ -78,7 +79,7 @@ class Ready:
         with ExitStack() as stack:
             stack.enter_context(untouched(modules))
             if root is not None and (self.train or any(module.training for module in modules)):
-                root.train(self.train)
+                switch_mode(root, modules, train=self.train)
             stack.enter_context(torch.inference_mode(self.run.inference))
             stack.enter_context(torch.set_grad_enabled(not self.run.inference))
             yield

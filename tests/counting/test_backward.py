@@ -69,6 +69,36 @@ def test_an_input_that_requires_a_gradient_gets_one(execute: str) -> None:
     assert macs(step(Two(), X.clone().requires_grad_(), execute))["a"] == (A, 2 * A)
 
 
+GROWN = torch.randn(4, 4, requires_grad=True)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("forward", "args", "cost"),
+    [
+        # Two products backward, a sum of both, and a comparison each way
+        (lambda x: (x := x.relu_()) @ x, (GROWN.clone(),), 3 * 4 * 4 * 7 + 16 + 2 * 16),
+        (lambda x: x.view(-1).mul_(2.0), (GROWN.clone(),), 2 * 16),
+        (lambda x: x.mul_(2.0), (GROWN.clone()[0],), 2 * 4),
+        (lambda a, b: a.mul_(2.0) + b, (GROWN[0], GROWN[1]), 3 * 4),
+        (lambda given: given["x"].mul_(2.0), ({"x": GROWN * 1.0},), 2 * 16),
+        (lambda x: x * 1.0 if x.is_leaf else x * 1.0 * 1.0, (GROWN.clone(),), 4 * 16),
+        (lambda x: x * 1.0 if x.is_leaf else x * 1.0 * 1.0, (GROWN,), 2 * 16),
+    ],
+)
+def test_an_input_that_is_no_leaf_is_none_in_the_run(forward, args, cost, execute):
+    kept = [arg.detach().clone() for arg in args if isinstance(arg, Tensor)]
+    assert step(forward, args, execute).flops == cost
+    assert all(torch.equal(arg, was) for arg, was in zip(args, kept, strict=False) if isinstance(arg, Tensor))
+    assert GROWN.grad is None
+
+
+@BOTH
+def test_a_leaf_that_is_written_into_is_refused_as_by_pytorch(execute):
+    with pytest.raises(RuntimeError, match="a leaf Variable that requires grad"):
+        step(lambda x: x.relu_(), (GROWN,), execute)
+
+
 @BOTH
 def test_frozen_parameters(execute: str) -> None:
     model = Two()
