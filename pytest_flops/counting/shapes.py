@@ -54,6 +54,7 @@ from pytest_flops.metrics import Cost
 
 CPU = torch.device("cpu")
 _LIFT = torch.ops.aten.lift_fresh.default
+_DETACH = torch.ops.aten.detach.default
 _TO_COPY = torch.ops.aten._to_copy.default
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 _HOLDING = {
@@ -185,6 +186,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # -- symbolic: from the memo, or on meta ------------------------------------------------------------
 
     def _answer_symbolic(self, call: Call) -> Any:
+        if call.func is _DETACH:  # autograd saves results so; it would hold a view and its base in a circle
+            return call.func(self._stand_in(call.tensors[0]))
         try:
             outcome = self._outcomes.get(call.key)
         except TypeError:  # an argument without a hash: nothing to look up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -242,3 +243,83 @@ def test_a_decoder_trains_on_meta(name):
     reports = [step(on_meta, ids), step(real, ids, "real")]
     assert [report.executed for report in reports] == ["meta", "real"]
     assert reports[0].flops == reports[1].flops
+
+
+class Slope(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.linear(y).tanh() * t
+
+
+class Adjoint(torch.autograd.Function):
+    """Solves an equation by Euler's method; its backward pass solves another one, running the model again."""
+
+    @staticmethod
+    def forward(ctx: Any, slope: Slope, y: Tensor, steps: int, *parameters: Tensor) -> Tensor:
+        ctx.slope, times = slope, torch.linspace(0.0, 1.0, steps + 1, dtype=y.dtype, device=y.device)
+        assert (times[1:] > times[:-1]).all(), "times must increase"
+        for now, later in pairwise(times):
+            y = y + (later - now) * slope(now, y)
+        ctx.save_for_backward(times, y, *parameters)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, adjoint: Tensor) -> tuple[Any, ...]:
+        times, y, *parameters = ctx.saved_tensors
+        totals = [torch.zeros_like(parameter) for parameter in parameters]
+        for now, later in zip(times[:-1].flip(0), times[1:].flip(0), strict=True):
+            with torch.enable_grad():
+                now, y = now.detach().requires_grad_(), y.detach().requires_grad_()
+                slope = ctx.slope(now, y)
+                wanted = (now, y, *parameters)
+                _, by_y, *by_parameters = torch.autograd.grad(slope, wanted, adjoint, retain_graph=True)
+            y = y - (later - now) * slope.detach()
+            adjoint = adjoint + (later - now) * by_y
+            totals = [total + part for total, part in zip(totals, by_parameters, strict=True)]
+        return (None, adjoint, None, *totals)
+
+
+class Solved(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.slope = nn.Linear(8, 8), Slope()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Adjoint.apply(self.slope, self.front(x), 3, *self.slope.parameters())
+
+
+def test_a_backward_pass_that_runs_the_model_again():
+    with torch.device("meta"):
+        on_meta, shape = Solved(), torch.empty(4, 8)
+    model, x = Solved(), torch.randn(4, 8)
+    reports = [step(on_meta, shape), step(model, x), step(model, x, "real")]
+    assert [report.executed for report in reports] == ["meta", "meta", "real"]
+    assert len({(report.flops, report.macs, report.peak_memory) for report in reports}) == 1
+    product = 4 * 8 * 8
+    # The front: forward, and the gradient of its weight. The slope: three times forward; three times again,
+    # each with a gradient for what it is given and for the weight.
+    assert reports[0].modules["front"].macs == 2 * product
+    assert reports[0].modules["slope.linear"].macs == 3 * product + 3 * 3 * product
+    assert reports[0].macs == 14 * product
+
+
+@pytest.mark.parametrize("how", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_spectral_norm_trains_on_shapes(how):
+    with torch.device("meta"):
+        on_meta, shape = how(nn.Linear(8, 6, bias=False)), torch.empty(4, 8)
+    model, x = how(nn.Linear(8, 6, bias=False)), torch.randn(4, 8)
+    reports = [step(on_meta, shape), step(model, x), step(model, x, "real")]
+    assert [report.executed for report in reports] == ["meta", "meta", "real"]
+    assert len({(report.flops, report.peak_memory) for report in reports}) == 1
+    # A step of the power iteration (W v and Wᵀ u), the norm uᵀ W v, the layer, and its weight's gradient
+    assert {report.macs for report in reports} == {2 * 8 * 6 + (8 * 6 + 6) + 4 * 8 * 6 + 4 * 8 * 6}
+
+
+def test_a_model_s_buffers_are_put_back_after_training_on_shapes():
+    model = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 6))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    step(model, torch.randn(4, 8))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())

@@ -183,6 +183,30 @@ def test_training_keeps_what_the_backward_pass_needs():
     assert 7 * KIB <= training <= 10 * KIB
 
 
+@pytest.mark.parametrize(
+    "function", [torch.tanh, torch.sigmoid, torch.relu, torch.exp, lambda y: y.softmax(1)]
+)
+def test_what_no_gradient_comes_to_is_let_go(function):
+    class Aside(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            for _ in range(5):
+                function(y)
+            return y * 1.0
+
+    gc.collect()
+    before = {id(found) for found in gc.get_objects() if type(found) is Tensor and found.is_meta}
+    found = peak(Aside(16, 16, bias=False), X, train=True, backward=True)
+    # The result, its gradient, that of the layer's result, and that of the weight
+    assert found == 4 * KIB
+    gc.collect()
+    assert not [
+        found
+        for found in gc.get_objects()
+        if type(found) is Tensor and found.is_meta and id(found) not in before
+    ]
+
+
 def test_a_checkpoint_saves_memory_in_training():
     class Net(nn.Module):
         def __init__(self, checkpointed: bool) -> None:
