@@ -6,7 +6,10 @@ from importlib import import_module
 from pkgutil import walk_packages
 
 # hypothesis, where it is installed, would be imported anew at the end of every run inside a test: 1 s.
-QUICK = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+QUICK: tuple[str, ...] = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+
+# The run around a run inside a test has imported the plugin, which pytest would rather have rewritten first.
+QUICK += ("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning")
 
 NET = """
 import pytest
