@@ -9,7 +9,7 @@ from pkgutil import walk_packages
 QUICK: tuple[str, ...] = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 
 # The run around a run inside a test has imported the plugin, which pytest would rather have rewritten first.
-QUICK += ("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning")
+QUICK += ("-W", "ignore::pytest.PytestAssertRewriteWarning")
 
 NET = """
 import pytest
