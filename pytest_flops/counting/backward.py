@@ -145,6 +145,11 @@ class TrainingRecorder(Recorder):
         """Run attention, counting it by its formula: below autograd only some decomposition of it is seen."""
         tally, memory, first = self.meter.tally, self.meter.memory, _next_number()
         inputs = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if any(tensor.is_nested for tensor in inputs):
+            raise TraceError(
+                f"{self.root_type} attends over nested tensors, which PyTorch does where it cannot be seen: "
+                "count it with padded tensors and a mask, or with torch.nn.attention.varlen."
+            )
         fused = is_fused(*args, **kwargs)
         self.meter.tally, self.meter.memory = Tally(), _UNSEEN if fused else memory
         try:
