@@ -16,6 +16,8 @@ from torch import Tensor, nn
 # that transformers and others have registered.
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
 
+from pytest_flops.counting.descriptions import described
+
 _VARIADIC = inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)
 
 
@@ -92,7 +94,9 @@ class Inputs:
     def described(self, signature: inspect.Signature | None) -> tuple[str, ...]:
         """Return a line for each tensor and each plain value given: "x: float32[1, 3, 224, 224]"."""
         leaves = tree_flatten_with_path(_spread(self.named(signature)))[0]
-        return tuple(f"{_place(path)}: {_describe(leaf)}" for path, leaf in leaves if leaf is not None)
+        return tuple(
+            line for path, leaf in leaves if leaf is not None for line in described(_place(path), leaf)
+        )
 
 
 def _spread(values: Any) -> Any:
@@ -113,11 +117,3 @@ def _copied(value: Any) -> Any:
 def _place(path: tuple[Any, ...]) -> str:
     """Return where a value is among the arguments, as one writes it: `images[0]`."""
     return f"{path[0].key}{keystr(path[1:])}"
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-    if isinstance(value, (bool, int, float, str, torch.dtype)):
-        return repr(value)
-    return type(value).__name__
