@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_flops.counting.declared import declared_cost
     from pytest_flops.counting.trace import trace
     from pytest_flops.errors import (
         BaselineError,
@@ -48,6 +49,7 @@ __all__ = [
     "TorchFLOPsByFX",
     "TraceError",
     "__version__",
+    "declared_cost",
     "measure_cuda_memory",
     "measure_latency",
     "propagate",
@@ -72,6 +74,7 @@ _ROOMS = {
     "Report": "results.report",
     "TorchFLOPsByFX": "torch_flops",
     "TraceError": "errors",
+    "declared_cost": "counting.declared",
     "measure_cuda_memory": "measuring.cuda_memory",
     "measure_latency": "measuring.latency",
     "propagate": "measuring.propagate",

@@ -19,6 +19,7 @@ import torch
 import torch.backends.opt_einsum
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves  # private, for want of a public one; see subject.py
 
@@ -27,6 +28,7 @@ from pytest_flops.counting.live_memory import LiveMemory
 from pytest_flops.counting.op_results import meta_like
 from pytest_flops.counting.recorder import Recorder, Share, Step
 from pytest_flops.counting.shapes import checked
+from pytest_flops.counting.subclasses import has_code
 from pytest_flops.counting.tally import Tally
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import formula_for
@@ -49,6 +51,8 @@ class _ModuleSpan(NamedTuple):
 
 class TrainingRecorder(Recorder):
     """Record a forward pass under autograd, and the backward pass that follows it."""
+
+    minds_devices = True
 
     def __init__(self, root_type: str) -> None:
         super().__init__(root_type)
@@ -104,6 +108,15 @@ class TrainingRecorder(Recorder):
         share.backward = share.backward or Tally()
         return share.backward
 
+    def open_declared(self) -> Tally:
+        """Record a block whose cost its author declares, in a custom backward as the backward of its step."""
+        return self.open_loose("declared_cost") if self._in_backward else super().open_declared()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the thread that asks is one that this records: autograd has some of its own."""
+        return self._in_backward or super().is_here
+
     def _owner(self, node: Any) -> Share:
         """Return what made an autograd node, or a step of its own for one that nothing made."""
         number = node._sequence_nr()
@@ -142,7 +155,13 @@ class TrainingRecorder(Recorder):
         return self.run_step(step, self._attend, args, kwargs)
 
     def _attend(self, *args: Any, **kwargs: Any) -> Any:
-        """Run attention, counting it by its formula: below autograd only some decomposition of it is seen."""
+        """Run attention, counting it by its formula: below autograd only some decomposition of it is seen.
+
+        Where derivatives are taken forward, its parts are counted, with the products of their tangents.
+        """
+        if forward_ad._current_level >= 0:  # private, for want of a public way to ask
+            with torch._C.DisableTorchFunction():
+                return _attention(*args, **kwargs)
         tally, memory, first = self.meter.tally, self.meter.memory, _next_number()
         inputs = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if any(tensor.is_nested for tensor in inputs):
@@ -294,7 +313,7 @@ def _spare_gradients(modules: Sequence[nn.Module], *, on_meta: bool) -> None:
     stand_ins: dict[int, Tensor] = {}
     for module in modules:
         for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
-            if not on_meta or parameter.is_meta:
+            if not on_meta or parameter.is_meta or has_code(type(parameter)):
                 parameter.grad = None
                 continue
             if id(parameter) not in stand_ins:

@@ -14,7 +14,9 @@ import weakref
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from pytest_flops.counting.subclasses import parts_of
 
 
 class _Stored(weakref.ref[torch.UntypedStorage]):
@@ -93,9 +95,16 @@ _PARTS = {
 }
 
 
+_PLAIN = frozenset({Tensor, nn.Parameter})
+
+
 def stored_bytes(tensor: Tensor) -> int:
-    """Return the size of what a tensor stores in bytes: of a sparse one, its indices and values."""
-    return sum(part.nbytes for part in _stored_parts([tensor]))
+    """Return the size of what a tensor stores in bytes: of a sparse one, its indices and values.
+
+    A quantised weight stores other tensors than the one that it says it is.
+    """
+    held = [tensor] if type(tensor) in _PLAIN else [*parts_of(tensor)] or [tensor]
+    return sum(part.nbytes for part in _stored_parts(held))
 
 
 def _stored_parts(tensors: Iterable[Tensor]) -> Iterator[Tensor]:

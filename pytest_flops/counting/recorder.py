@@ -11,7 +11,7 @@ import functools
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,19 +19,22 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from pytest_flops.counting.autocast import Autocast
 from pytest_flops.counting.callers import Methods, Place
+from pytest_flops.counting.declared import counted_by
+from pytest_flops.counting.devices import ANSWERS, Answer, Devices
 from pytest_flops.counting.fx_names import Names, identity_of, is_leaf, operator_identity, wrote_operator
 from pytest_flops.counting.subject import Subject
 from pytest_flops.counting.tally import Meter, Tally
+from pytest_flops.counting.watched import WATCHED
 from pytest_flops.errors import TraceError
 from pytest_flops.metrics import Cost
 from pytest_flops.results.report import Node, Op, Part
 
-_READS = frozenset({torch.Tensor.numpy, torch.Tensor.__array__, torch.Tensor.tolist})
-"""Ways for values to leave PyTorch: what is done with them there cannot be seen."""
-
-
 _NO_COST = Cost()
+_TO = torch.Tensor.to
+_SPECIAL = frozenset({*ANSWERS, *WATCHED, _TO})
+"""The functions that are not simply called."""
 
 
 class Share(Tally):
@@ -88,16 +91,21 @@ class Step(Share):
         return max(own, *[share.highest for share in self.inside]) if self.inside else own
 
     @property
+    def is_primitive(self) -> bool:
+        """Whether it is a primitive that the model calls: what PyTorch's references in Python are made of."""
+        return self.target.startswith("prims.")
+
+    @property
     def is_free(self) -> bool:
         """Whether neither the step nor its backward pass costs anything."""
         return not any(any(share.whole) for share in self.shares)
 
-    def all_unsupported(self) -> Iterator[tuple[str, int]]:
-        """Yield the ops without an answer and how often each was called, the backward pass included."""
-        for share in self.shares:
-            for tally in (share, share.backward):
-                if tally is not None and tally.unsupported:
-                    yield from tally.unsupported.items()
+    @property
+    def tallies(self) -> Sequence[Tally]:
+        """What adds up to the step: its shares, and the backward pass of each."""
+        if not self.inside and self.backward is None:  # so are most: this is quick for them
+            return (self,)
+        return [tally for share in self.shares for tally in (share, share.backward) if tally is not None]
 
     def node(self, name: str) -> Node:
         """Return the step as a node of this name, its backward pass included."""
@@ -121,7 +129,14 @@ def _parts(shares: Iterable[Share]) -> Iterator[Part]:
 
 
 class Recorder(TorchFunctionMode):
-    """Record the steps of one forward pass; enter it through `recording`."""
+    """Record the steps of one forward pass; enter it through `recording`.
+
+    `devices` is what answers where a tensor is, where PyTorch is not to; `autocast` what casts in its place,
+    while the model has it switched on.
+    """
+
+    minds_devices = False
+    """Whether ops run under autograd, which minds where gradients are."""
 
     def __init__(self, root_type: str) -> None:
         super().__init__()
@@ -131,6 +146,9 @@ class Recorder(TorchFunctionMode):
         self.methods: Methods
         self._stack: list[Place] = [("", root_type)]
         self._open: Step | None = None
+        self.devices: Devices | None = None
+        self.autocast: Autocast | None = None
+        self.failed_declared: BaseException | None = None
         self._raised: tuple[BaseException, str] | None = None
         self._thread = threading.get_ident()
         self.problem: TraceError | None = None
@@ -164,8 +182,8 @@ class Recorder(TorchFunctionMode):
 
     def open_loose(self, func: Any) -> Tally:
         """Record an ATen op that runs outside every function that PyTorch lets us see: nothing is missed."""
-        name = func._schema.name.partition("::")[2] if func is not None else "numpy"
-        step = self._step(name, "call_function", str(func or name))
+        name = func if isinstance(func, str) else func._schema.name.partition("::")[2]
+        step = self._step(name, "call_function", str(func))
         step.is_loose = True
         self.steps.append(step)
         return step
@@ -183,31 +201,57 @@ class Recorder(TorchFunctionMode):
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], caller: types.FrameType
     ) -> Any:
         """Run a function call, and record it as a step if none is open; `caller` is the frame it is in."""
-        if func in _READS:
-            args = (self.meter.read(args[0], func.__name__), *args[1:])
+        if func in _SPECIAL:
+            if func in ANSWERS and self.devices is not None and len(args) == 1 and not kwargs:
+                return self._say(ANSWERS[func], args[0])
+            args, kwargs = self._watched(func, args, kwargs, caller)
+        run = func if self.autocast is None else self.autocast.around(func)
         if self._open is not None and self._open.module is self._stack[-1][0]:
-            return func(*args, **kwargs)  # most leaves run nothing but themselves
+            return run(*args, **kwargs)  # most leaves run nothing but themselves
         name, op, target, is_ambiguous = identity_of(func)
         if not name:
-            return func(*args, **kwargs)
+            return run(*args, **kwargs)
         if self.meter.tally is not None:
-            return self._record_inside(func, args, kwargs, caller)
+            return self._record_inside(run, args, kwargs, caller)
         if is_ambiguous and wrote_operator(caller):
             name, op, target = operator_identity(name)
         place = self.methods.place(caller, self._stack[-1])
-        return self.run_step(Step(name, op, target, *place), func, args, kwargs)
+        return self.run_step(Step(name, op, target, *place), run, args, kwargs)
+
+    def _watched(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], caller: types.FrameType
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Take note of a call that matters to a count, and return its arguments, which may be others then."""
+        if func is _TO and self.minds_devices and self.devices is not None:
+            return self.devices.moved(*args, **kwargs)
+        watch = WATCHED.get(func)
+        values = watch(self, args, kwargs, caller) if watch is not None else None
+        return (args if values is None else (values, *args[1:])), kwargs
+
+    def device_of(self, tensor: torch.Tensor) -> torch.device:
+        """Return where a tensor is, or would be in a real run."""
+        found: torch.device = tensor.device if self.devices is None else self._say(Devices.of, tensor)
+        return found
+
+    def _say(self, answer: Answer, tensor: torch.Tensor) -> Any:
+        """Answer where a tensor is."""
+        assert self.devices is not None
+        try:
+            return answer(self.devices, tensor)
+        except LookupError as err:
+            return self.meter.refuse(str(err))
 
     def _record_inside(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], caller: types.FrameType
+        self, run: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], caller: types.FrameType
     ) -> Any:
         """Run a function call inside the open step, for the module whose code it is."""
         called = self._stack[-1]
         if self._open is None:
-            return func(*args, **kwargs)
+            return run(*args, **kwargs)
         place = self.methods.place(caller, called)
         if place is called:
-            return func(*args, **kwargs)
-        return self.run_inside(place[0], func, args, kwargs)
+            return run(*args, **kwargs)
+        return self.run_inside(place[0], run, args, kwargs)
 
     def run_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         """Run one call of a module of the model, recording it as a step if the module is a leaf."""
@@ -286,6 +330,38 @@ class Recorder(TorchFunctionMode):
     def _step(self, name: str, op: Op, target: str) -> Step:
         return Step(name, op, target, *self._stack[-1])
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the thread that asks is the one that this records."""
+        return threading.get_ident() == self._thread
+
+    @contextmanager
+    def declared(self, cost: Cost) -> Iterator[None]:
+        """Count a block as what its author says that it costs, and nothing that is seen in it."""
+        meter, outer = self.meter, self.meter.tally
+        tally, opened = outer or self.open_declared(), self._open
+        tally.costs.append(cost)
+        self._open = None  # nor do modules have a share of it
+        self.charge(Tally())
+        try:
+            yield
+        except BaseException as err:
+            self.failed_declared = err
+            raise
+        finally:
+            self._open = opened
+            self.charge(outer)
+            meter.trust()
+            tally.peak = max(tally.peak, meter.memory.peak)
+
+    def open_declared(self) -> Tally:
+        """Record a block whose cost its author declares."""
+        memory = self.meter.memory
+        memory.peak = memory.now
+        step = self._step("declared_cost", "call_function", "pytest_flops.declared_cost")
+        self.steps.append(step)
+        return step
+
 
 @contextmanager
 def recording(recorder: Recorder, meter: Meter, modules: Mapping[str, nn.Module]) -> Iterator[None]:
@@ -300,5 +376,5 @@ def recording(recorder: Recorder, meter: Meter, modules: Mapping[str, nn.Module]
         module.__dict__["_compiled_call_impl"] = functools.partial(recorder.run_module, module, path)
     recorder.meter = meter
     recorder.methods = Methods(modules, end=Subject.run.__code__)
-    with recorder:
+    with recorder, counted_by(recorder):
         yield

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; to
 from torch.utils._python_dispatch import TorchDispatchMode  # documented for extending; no public alias yet
 from torch.utils._pytree import tree_map_only  # private, for want of a public one
 
+from pytest_flops.counting.autocast import Autocast
 from pytest_flops.counting.calls import Call, tensors_in, traits_of
 from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out_like
 from pytest_flops.counting.known_values import KnownValues
@@ -46,13 +48,17 @@ from pytest_flops.counting.op_results import (
 )
 from pytest_flops.counting.preserve import UndoLog, storage_address
 from pytest_flops.counting.shape_rules import result_by_rule
+from pytest_flops.counting.subclasses import hand_over, has_code
 from pytest_flops.counting.tally import Tally
+from pytest_flops.counting.unseen import ADDRESSES, Unwritten
 from pytest_flops.errors import FormulaError
 from pytest_flops.formulas import formula_for
 from pytest_flops.formulas.registry import needs_values
 from pytest_flops.metrics import Cost
+from pytest_flops.results.report import KERNEL
 
 CPU = torch.device("cpu")
+_is_seen_by_functions = torch._C._is_torch_function_mode_enabled  # private, for want of a public way to ask
 _LIFT = torch.ops.aten.lift_fresh.default
 _DETACH = torch.ops.aten.detach.default
 _TO_COPY = torch.ops.aten._to_copy.default
@@ -67,12 +73,18 @@ _HOLDING = {
 }
 """Composites that have a formula, and hold more than arguments and results: copies of arguments that are laid
 out otherwise than a kernel wants, scores. By the key of the kernel that takes them apart."""
+_MOVES = {torch.ops.aten.to.dtype_layout, _TO_COPY}
+_ZERO = torch.ops.aten._efficientzerotensor.default
 CONCRETE_LIMIT = 1 << 24
 """Elements up to which a tensor that `forward` creates is computed for real; larger ones are symbolic."""
 
 
 class NeedsRealTensorsError(RuntimeError):
     """The forward pass reads a value that a shape-only run does not have."""
+
+
+class NeedsAutogradError(RuntimeError):
+    """The forward pass needs what inference mode leaves out."""
 
 
 memo = Memo()
@@ -83,11 +95,18 @@ def forget() -> None:
     memo.outcomes.clear()
 
 
+class Functions(AbstractContextManager["Functions"], Protocol):
+    """The mode that sees the functions which the ops of a run are in."""
+
+    def open_loose(self, func: OpOverload | str) -> Tally:
+        """Return the tally for an op that is in no function."""
+
+
 class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answer every ATen op of a run and add its cost to the open `tally`.
 
     `symbolic` are the tensors that are not on meta and still stand for metadata only: parameters and floating
-    buffers; `autograd` says that the run is under it. `open_loose` gives the tally for a loose op, one that
+    buffers; `autograd` says that the run is under it. `functions` gives the tally for a loose op, one that
     arrives while no step is open. `answered` counts the ops, `memory` keeps account of the tensors that are
     alive.
     After the run, `failure` is the first reason why a shape-only run could not answer, also where the user's
@@ -102,16 +121,20 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         real: bool,
         symbolic: Iterable[Tensor] = (),
         autograd: bool = False,
-        open_loose: Callable[[OpOverload | None], Tally],
+        functions: Functions,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.real = real
         self.tally = None
         self.answered = 0
         self.failure: Exception | None = None
+        self.autocast: Autocast | None = None
         self.memory = LiveMemory()
         self.undo = UndoLog()
-        self._open_loose = open_loose
+        self.unwritten = Unwritten()
+        self._unwritten = self.unwritten.made
+        self._functions = functions
+        self._open_loose = functions.open_loose
         self._symbolic = {id(tensor) for tensor in symbolic}
         self._known = KnownValues()
         self._knows = autograd and not real
@@ -133,11 +156,35 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        if types and (own := [kind for kind in types if has_code(kind)]):
+            # Its code asks where tensors are, as the model does.
+            functions = nullcontext() if _is_seen_by_functions() else self._functions
+            return hand_over(self, functions, func, own, args, kwargs or {})
         self.answered += 1
         call = Call.of(func, args, kwargs or {})
-        if self.tally is None:
-            return self._answer_loose(call)
-        return self._answer(call)
+        if _is_seen_by_functions():
+            # Outside of functions the recorder's mode is on. We, and PyTorch's kernels for meta, ask where
+            # tensors are as well, and are not to be told what models are.
+            with torch._C.DisableTorchFunction():
+                return self._answer_cast(call)
+        if self.tally is not None and self.autocast is None:  # so are most
+            return self._answer(call)
+        return self._answer_cast(call)
+
+    def _answer_cast(self, call: Call) -> Any:
+        return self.answer(call) if self.autocast is None else self.autocast.answer(call)
+
+    def answer(self, call: Call) -> Any:
+        """Answer an op as it is, as part of the open step or as a step of its own."""
+        return self._answer_loose(call) if self.tally is None else self._answer(call)
+
+    def _is_shape_inference(self, call: Call) -> bool:
+        """Tell whether a primitive is called for the shape of what need not be computed, not by the model.
+
+        PyTorch takes the product with a tangent that is zero to the meta device, whose kernels are Python.
+        """
+        is_primitive = call.func.namespace == "prims"
+        return is_primitive and not self._inferring and not getattr(self.tally, "is_primitive", False)
 
     def _answer_loose(self, call: Call) -> Any:
         """Answer an op that runs outside of all steps, as a step of its own."""
@@ -150,6 +197,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             tally.peak = max(tally.peak, self.memory.peak)
 
     def _answer(self, call: Call) -> Any:
+        if self._unwritten and not self._inferring and self.unwritten.are_read(call):
+            self.note_unsupported(KERNEL)
         for tensor in call.tensors:
             if tensor.is_meta or self._is_symbolic(tensor):
                 values = self._values(call)
@@ -157,6 +206,10 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._knows and not self._inferring:
             return self._answer_new(call)
         return self._answer_concrete(call)
+
+    def make_symbolic(self, tensors: Iterable[Tensor]) -> None:
+        """Let tensors that have data stand for their metadata only."""
+        self._symbolic.update(map(id, tensors))
 
     def wrote(self, tensor: Tensor) -> bool:
         """Tell whether the run wrote, or would have written, into a tensor that was there before it."""
@@ -169,19 +222,47 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return True
         return bool(self._overwritten) and storage_address(tensor) in self._overwritten
 
-    def read(self, tensor: Tensor, name: str) -> Tensor:
-        """Return what has the values of a tensor that leave PyTorch, for NumPy or as Python numbers.
-
-        A shape-only run has none to give. NumPy's arithmetic would be missed: it is reported as unsupported.
-        """
+    def with_values(self, tensor: Tensor, reason: str) -> Tensor:
+        """Return what has the values of a tensor; stop a shape-only run that has not, and say why it asks."""
         if not self.real and (tensor.is_meta or self._is_symbolic(tensor)):
             if tensor.is_meta and (value := self._known.of(tensor)) is not None:
-                return self.read(value, name)
-            self.failure = self.failure or NeedsRealTensorsError(f"Tensor.{name} reads values")
-            raise self.failure
-        if name != "tolist" and (tensor.is_floating_point() or tensor.is_complex()):
-            (self.tally or self._open_loose(None)).note_unsupported({f"Tensor.{name}": 1})
+                return value
+            self.refuse(reason)
         return tensor
+
+    def refuse(self, reason: str) -> None:
+        """Stop a run that has no answer on shapes, also where the user's code swallows the exception."""
+        self.failure = self.failure or NeedsRealTensorsError(reason)
+        raise self.failure
+
+    def need_autograd(self, reason: str) -> None:
+        """Stop a run in inference mode that cannot do without autograd."""
+        self.failure = self.failure or NeedsAutogradError(reason)
+        raise self.failure
+
+    def returned(self, output: Iterable[Any]) -> None:
+        """Take note of what the model returns: what nobody was seen to write into, a kernel wrote."""
+        with torch._C.DisableTorchFunction():  # the recorder is still on
+            tensors = [value for value in output if isinstance(value, Tensor)]
+            are_unseen = bool(self._unwritten) and self.unwritten.are_returned(tensors)
+        if are_unseen:
+            self.note_unsupported(KERNEL)
+
+    def read(self, tensor: Tensor, name: str) -> Tensor:
+        """Return what has the values of a tensor that leave PyTorch: what is done with them is not seen."""
+        tensor = self.with_values(tensor, f"{name} reads values")
+        if name in ADDRESSES or tensor.is_floating_point() or tensor.is_complex():
+            self.note_unsupported(name)
+        self.unwritten.written([tensor])
+        return tensor
+
+    def trust(self) -> None:
+        """Take note that what was done up to now is known, though no op was seen to do it."""
+        self.unwritten.made.clear()
+
+    def note_unsupported(self, name: str) -> None:
+        """Note work that has no answer."""
+        (self.tally or self._open_loose(name)).note_unsupported({name: 1})
 
     # -- symbolic: from the memo, or on meta ------------------------------------------------------------
 
@@ -192,6 +273,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             outcome = self._outcomes.get(call.key)
         except TypeError:  # an argument without a hash: nothing to look up
             outcome = None
+        if outcome is None and self._is_shape_inference(call):
+            return call.on([meta_like(tensor) for tensor in call.tensors], META)()
         if outcome is None and (outcome := self._by_rule(call)) is None:
             return self._find_out(call)
         return self._give(call, outcome)
@@ -233,7 +316,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         except Exception as err:
             return self._find_out_from_values(call, err)
         try:
-            if by_values or traits_of(call.func).changes_metadata:
+            # A primitive costs nothing where PyTorch calls it to know a shape.
+            if by_values or traits_of(call.func).changes_metadata or call.func.namespace == "prims":
                 raise UnrepeatableError
             outcome = _outcome(call, specify(result, stand_ins), tally)
             memo.store(call.key, outcome)
@@ -329,7 +413,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _answer_concrete(self, call: Call) -> Any:
         if not self.real and not self._inferring:
-            device = META if not call.tensors and _is_big(call.args) else CPU
+            device = META if self._goes_to_meta(call) else CPU
             call = call.on([tensor.cpu() for tensor in call.tensors], device)
         self.undo.remember(mutated := call.mutated)
         self._written.update(map(storage_key, mutated))
@@ -343,8 +427,16 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # A `torch.tensor` is made out of sight, and only lifted into it: its argument was not there before.
         arguments = () if call.func is _LIFT else call.tensors
         self.undo.created(made := tensors_in(result), arguments)
+        if not self._inferring:
+            self.unwritten.note(call, made, self.tally)
         self.memory.made(made, arguments)
         return result
+
+    def _goes_to_meta(self, call: Call) -> bool:
+        """Tell whether a result is too big to compute, or of a tangent that is zero."""
+        if call.tensors:
+            return call.func in _MOVES and call.tensors[0]._is_zerotensor()
+        return _is_big(call.args) or (call.func is _ZERO and call.kwargs.get("device") == META)
 
     def _outcome_of_composite(self, call: Call) -> Outcome | None:
         """Find the cost of a composite from metadata; None where it takes values to know."""
@@ -390,7 +482,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         keys = set() if call.func is _LIFT else {*map(storage_key, call.tensors)}
 
         def kept(made: Tensor) -> Tensor:
-            return made if storage_key(made) in keys else self._known.keep(made)
+            is_itself = storage_key(made) in keys or call.func is _ZERO
+            return made if is_itself else self._known.keep(made)
 
         return tree_map_only(Tensor, kept, self._compute(call))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from pytest_flops.counting.live_memory import LiveMemory
@@ -26,9 +26,15 @@ class Tally:
 
     def note_unsupported(self, calls: Mapping[str, int]) -> None:
         """Note calls of ops that have no answer, by the name of the op."""
-        self.unsupported = dict(self.unsupported or {})
-        for name, count in calls.items():
-            self.unsupported[name] = self.unsupported.get(name, 0) + count
+        self.unsupported = added_up([*(self.unsupported or {}).items(), *calls.items()])
+
+
+def added_up(calls: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Return how often each op was called, all calls together."""
+    found: dict[str, int] = {}
+    for name, number in calls:
+        found[name] = found.get(name, 0) + number
+    return found
 
 
 class Meter(Protocol):
@@ -40,3 +46,15 @@ class Meter(Protocol):
 
     def read(self, tensor: Any, name: str) -> Any:
         """Take note that the values of a tensor leave PyTorch; return what has them."""
+
+    def with_values(self, tensor: Any, reason: str) -> Any:
+        """Return what has the values of a tensor; stop a run that has none, and say why it asks."""
+
+    def refuse(self, reason: str) -> None:
+        """Stop a run that has no answer on shapes."""
+
+    def need_autograd(self, reason: str) -> None:
+        """Stop a run in inference mode that cannot do without autograd."""
+
+    def trust(self) -> None:
+        """Take note that what was done up to now is known, though no op was seen to do it."""

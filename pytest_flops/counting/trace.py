@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves  # private, for want of a public one
 
+from pytest_flops.counting.autocast import Autocast, autocast_told_to
 from pytest_flops.counting.backward import TrainingRecorder, asking_as, run_backward, under_autograd
+from pytest_flops.counting.devices import Devices
 from pytest_flops.counting.inputs import Inputs
 from pytest_flops.counting.modes import switch_mode
 from pytest_flops.counting.op_results import meta_like
 from pytest_flops.counting.preserve import untouched
 from pytest_flops.counting.recorder import Recorder, recording
-from pytest_flops.counting.shapes import CPU, NeedsRealTensorsError, ShapeMode
+from pytest_flops.counting.shapes import CPU, NeedsAutogradError, NeedsRealTensorsError, ShapeMode
+from pytest_flops.counting.subclasses import (
+    classes_refused,
+    constructible,
+    has_code,
+    like_its_class,
+    parts_of,
+    with_parts,
+)
 from pytest_flops.counting.subject import Subject
+from pytest_flops.counting.tally import added_up
+from pytest_flops.counting.tracebacks import model_lines, shortened
+from pytest_flops.counting.unseen import ADDRESSES, asked_for_data
 from pytest_flops.counting.whole import counting_composites_whole
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import FORMULAS_VERSION
-from pytest_flops.results.report import Report
+from pytest_flops.results.report import KERNEL, Report
+
+__tracebackhide__ = True  # pytest shows the lines of the model instead
 
 Execute = Literal["auto", "meta", "real"]
 
@@ -76,6 +92,11 @@ class Prepared:
         """Prepare a model and the arguments of `trace`; raise `TraceError` for what cannot be counted."""
         return cls(model, Subject.of(model), Inputs.of(args, kwargs or {}))
 
+    @property
+    def on_meta(self) -> bool:
+        """Whether there is something without values, so that a run on real tensors is out of reach."""
+        return self.subject.lives_on_meta or self.inputs.on_meta
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -102,10 +123,12 @@ class Traced:
     """The run that counted."""
     reason: str = ""
     """Why it needed real tensors; "" where it did not."""
+    met_kernel: bool = False
+    """Whether it needed them for a kernel that PyTorch does not know."""
 
     def report(self) -> Report:
         """Return what the run found."""
-        return self.run.report(self.prepared.inputs, self.reason)
+        return self.run.report(self.prepared.inputs, self.reason, met_kernel=self.met_kernel)
 
 
 def traced(prepared: Prepared, mode: Mode, execute: Execute = "auto") -> Traced:
@@ -115,42 +138,70 @@ def traced(prepared: Prepared, mode: Mode, execute: Execute = "auto") -> Traced:
 
 
 def _traced(prepared: Prepared, mode: Mode, execute: Execute) -> Traced:
-    subject, inputs, reason = prepared.subject, prepared.inputs, ""
-    if execute != "real":
-        run = Run(subject, mode, real=False)
-        failure = run.attempt(inputs)
-        if failure is None:
-            return Traced(prepared, run)
-        if execute == "meta" or subject.lives_on_meta or inputs.on_meta:
+    if execute == "real":
+        if prepared.on_meta:
+            raise TraceError(
+                f"{prepared.subject.name} cannot run on real tensors: it, or an input, lives on meta."
+            )
+        run, failure = _attempted(prepared, mode, real=True)
+        if failure is not None:
             raise run.explain(failure)
-        reason = run.reason(failure)
-    elif subject.lives_on_meta or inputs.on_meta:
-        raise TraceError(f"{subject.name} cannot run on real tensors: it, or an input, lives on meta.")
-    run = Run(subject, mode, real=True)
-    failure = run.attempt(inputs)
-    if failure is not None and _forbidden_by_inference_mode(failure):
-        run = Run(subject, mode, real=True, inference=False)
-        failure = run.attempt(inputs)
-    if failure is not None:
-        raise run.explain(failure)
-    return Traced(prepared, run, reason)
+        return Traced(prepared, run)
+    first, first_failure = _attempted(prepared, mode, real=False)
+    if first_failure is None:
+        return Traced(prepared, first)
+    if execute == "meta" or prepared.on_meta:
+        raise first.explain(first_failure)
+    run, failure = _attempted(prepared, mode, real=True)
+    if failure is None:
+        return Traced(prepared, run, first.reason(first_failure), first.met_kernel(first_failure))
+    explained = run.explain(failure)
+    if explained is failure and first.where == run.where and _is_alike(first_failure, failure):
+        raise first.told(first_failure, failure)
+    raise explained
+
+
+def _attempted(prepared: Prepared, mode: Mode, *, real: bool) -> tuple[Run, Exception | None]:
+    """Run a model, and again where it takes autograd or constructors that PyTorch refuses under a mode."""
+    inference = True
+    made: list[type[Tensor]] = []
+    while True:
+        run = Run(prepared.subject, mode, real=real, inference=inference, made=made)
+        failure = run.attempt(prepared.inputs)
+        if failure is None:
+            return run, None
+        if refused := [kind for kind in classes_refused(failure) if kind not in made]:
+            made += refused
+        elif run.inference and (run.needs_autograd or (real and _forbidden_by_inference_mode(failure))):
+            inference = False
+        else:
+            return run, failure
 
 
 class Run:
     """One run of the forward pass under the recording modes."""
 
-    def __init__(self, subject: Subject, mode: Mode, *, real: bool, inference: bool = True) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        mode: Mode,
+        *,
+        real: bool,
+        inference: bool = True,
+        made: Sequence[type[Tensor]] = (),
+    ) -> None:
         self._subject = subject
         self._mode = mode
         self._real = real
+        self._made = made
         self.inference = inference and not mode.backward
         kind = Recorder if self.inference else TrainingRecorder
         self.recorder = kind(subject.name if subject.root is None else type(subject.root).__name__)
         self._shapes = ShapeMode(
             real=real,
-            symbolic=() if real else subject.symbolic,
+            symbolic=() if real else with_parts(subject.symbolic),
             autograd=not self.inference,
-            open_loose=self.recorder.open_loose,
+            functions=self.recorder,
         )
 
     def attempt(self, inputs: Inputs) -> Exception | None:
@@ -174,11 +225,13 @@ class Run:
             raise TraceError(
                 f"{self._subject.name} is asynchronous: count a function that runs it to its end."
             )
-        if any(isinstance(leaf, Iterator) for leaf in tree_leaves(output)):
+        leaves = tree_leaves(output)
+        if any(isinstance(leaf, Iterator) for leaf in leaves):
             raise TraceError(
                 f"{self._subject.name} returns an iterator inside its output, whose work is not done yet: "
                 "count a function that runs it to its end."
             )
+        self._shapes.returned(leaves)
         self.recorder.mark("output", "output")
         if self._mode.backward and isinstance(self.recorder, TrainingRecorder):
             with self.recorder.backward():
@@ -194,15 +247,19 @@ class Run:
             stack.enter_context(torch.inference_mode(self.inference))
             # TorchScript learns from its first runs, and computes with what it has learned: not the same ops
             stack.enter_context(torch.jit.optimized_execution(False))  # type: ignore[attr-defined]
-            for device in ("cpu", "cuda"):  # autocast would cast parameters and leave meta inputs alone
-                if torch.is_autocast_enabled(device):
-                    stack.enter_context(torch.autocast(device, enabled=False))
+            if self._made:
+                stack.enter_context(constructible(self._made))
+            devices = Devices(self._subject, inputs)
+            self.recorder.devices = None if self._real else devices
+            stack.callback(setattr, self.recorder, "devices", None)  # which would keep the model alive
+            autocast = Autocast(devices, self._shapes, real=self._real)
+            stack.enter_context(autocast_told_to(self.recorder, autocast))
             if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             if isinstance(self.recorder, TrainingRecorder):
                 modules = list(self._subject.modules.values())
                 stack.enter_context(under_autograd(self.recorder, modules, on_meta=not self._real))
-            given = inputs.fresh(self._real_input if self._real else _symbolic_input)
+            given = inputs.fresh(self._real_input if self._real else partial(_symbolic_input, self._shapes))
             stack.enter_context(self._shapes)
             stack.enter_context(recording(self.recorder, self._shapes, self._subject.modules))
             stack.enter_context(counting_composites_whole(self.recorder, under_autograd=not self.inference))
@@ -230,30 +287,59 @@ class Run:
     def explain(self, failure: Exception) -> Exception:
         """Return what to raise for a failed run: the model's own exception, with a line on where it was."""
         if isinstance(failure, TraceError):
-            return failure
+            return failure.with_traceback(model_lines(failure))
+        if not self._real and self.met_kernel(failure):
+            return TraceError(
+                f"{self._subject.name} calls a kernel outside PyTorch, which needs real tensors, "
+                f"{self.reason(failure).rstrip('.')}. {_GIVE_REAL}"
+            ).with_traceback(model_lines(failure))
         if not self._real and isinstance(self._shapes.failure, NeedsRealTensorsError):
             return TraceError(
                 f"{self._subject.name} needs values that a shape-only run has not, {self.reason(failure)}. "
-                "Give it real tensors: a model and inputs on the CPU, and no execute='meta'."
-            ).with_traceback(failure.__traceback__)
+                f"{_GIVE_REAL}"
+            ).with_traceback(model_lines(failure))
         for sign, remedy in _BEYOND.items():
             if sign in str(failure):
                 return TraceError(f"{self._subject.name} {remedy} ({self.reason(failure)}).")
-        kind = "real tensors" if self._real else "shapes alone"
-        add_note(failure, f"pytest-flops was running {self._subject.name} on {kind}, in {self._place}.")
-        return failure
+        return self.noted(failure)
 
     @property
     def _place(self) -> str:
-        path = self.recorder.where
-        return f"module {path!r}" if path else "its own forward"
+        return f"module {self.where!r}" if self.where else "its own forward"
 
-    def report(self, inputs: Inputs, reason: str) -> Report:
-        """Return what the run recorded."""
-        unsupported: dict[str, int] = {}
-        for step in self.recorder.steps:
-            for op, calls in step.all_unsupported():
-                unsupported[op] = unsupported.get(op, 0) + calls
+    @property
+    def where(self) -> str:
+        """The path of the module at which the run stopped."""
+        return self.recorder.where
+
+    @property
+    def needs_autograd(self) -> bool:
+        """Whether the model stopped at something that inference mode leaves out."""
+        return isinstance(self._shapes.failure, NeedsAutogradError)
+
+    def met_kernel(self, failure: Exception) -> bool:
+        """Tell whether a run on shapes stopped at a kernel that neither PyTorch nor its author told of."""
+        is_declared = failure is self.recorder.failed_declared
+        return self._shapes.failure is None and asked_for_data(failure) and not is_declared
+
+    def noted(self, failure: Exception) -> Exception:
+        """Return the model's own exception, with a line on where it was."""
+        kind = "real tensors" if self._real else "shapes alone"
+        add_note(failure, f"pytest-flops was running {self._subject.name} on {kind}, in {self._place}.")
+        return shortened(failure)
+
+    def told(self, failure: Exception, again: Exception) -> Exception:
+        """Return what to raise for a fault of the model's own, which came `again` on real tensors.
+
+        That is what went wrong first, not what trying again made of it. Where an op refused its arguments the
+        words are those of its real kernel, and only the lines are from before: these hold no values.
+        """
+        if self._shapes.failure is None:
+            return self.noted(failure)
+        return again.with_traceback(model_lines(failure))
+
+    def report(self, inputs: Inputs, reason: str, *, met_kernel: bool = False) -> Report:
+        """Return what the run recorded; `met_kernel` says that a run on shapes stopped at one."""
         return Report(
             model=self._subject.name,
             mode=str(self._mode),
@@ -263,18 +349,35 @@ class Run:
             params=sum(parameter.numel() for parameter in self._subject.parameters),
             nodes=self.recorder.nodes(),
             module_types=self._subject.types,
-            unsupported=unsupported,
+            unsupported=self._unsupported(met_kernel),
             formulas=FORMULAS_VERSION,
             torch=torch.__version__,
             parameter_memory=self._subject.memory,
         )
 
+    def _unsupported(self, met_kernel: bool) -> dict[str, int]:
+        found = added_up(
+            (f"{KERNEL}, near {step.module or step.module_type}" if name == KERNEL else name, calls)
+            for step in self.recorder.steps
+            for tally in step.tallies
+            if tally.unsupported
+            for name, calls in tally.unsupported.items()
+        )
+        if met_kernel and not any(name in ADDRESSES or name.startswith(KERNEL) for name in found):
+            found[KERNEL] = 1
+        return found
 
+
+_GIVE_REAL = "Give it real tensors: a model and inputs on the CPU, and no execute='meta'."
 _NO_FLEX = "calls flex_attention, which hides its work: use F.scaled_dot_product_attention"
 _BEYOND = {
     "HigherOrderOperator flex_attention": _NO_FLEX,
     "FlexAttention": _NO_FLEX,
     "HigherOrderOperator": "calls a higher-order operator, which hides its work: count it without",
+    "Creating a new Tensor subclass": (
+        "makes a tensor of its own class in a way that PyTorch refuses while a count runs: let the class use "
+        "torch.Tensor._make_subclass in its __new__"
+    ),
     "NestedTensorImpl": "uses a strided nested tensor, which hides its sizes: use layout=torch.jagged",
 }
 """What PyTorch says where a count cannot go, and what we say instead."""
@@ -285,12 +388,20 @@ def add_note(err: BaseException, note: str) -> None:
     err.__notes__ = [*getattr(err, "__notes__", ()), note]
 
 
-def _symbolic_input(tensor: Tensor) -> Tensor:
+def _symbolic_input(shapes: ShapeMode, tensor: Tensor) -> Tensor:
+    if has_code(type(tensor)) and tensor.layout is torch.strided:
+        shapes.make_symbolic(parts_of(tensor))
+        return tensor
     if tensor.is_meta or tensor.is_floating_point() or tensor.is_complex():
-        made = meta_like(tensor)
+        made = like_its_class(tensor, meta_like(tensor))
         asks = tensor.requires_grad and not torch.is_inference_mode_enabled()
         return asking_as(tensor, made) if asks else made
     return tensor.to(CPU)
+
+
+def _is_alike(one: Exception, other: Exception) -> bool:
+    """Tell whether two exceptions at the same place are the same fault, which shapes word differently."""
+    return type(one) is type(other) and not isinstance(one, NeedsRealTensorsError)
 
 
 def _forbidden_by_inference_mode(err: Exception) -> bool:

@@ -18,6 +18,7 @@ from pytest_flops.counting.tally import Tally
 from pytest_flops.errors import MeasurementError
 from pytest_flops.measuring.probes import Probe
 from pytest_flops.measuring.ready import Ready, first_line, is_out_of_memory
+from pytest_flops.metrics import Cost
 
 
 class _Open:
@@ -30,6 +31,19 @@ class _Open:
     def read(self, tensor: Any, name: str) -> Any:
         """Values may leave PyTorch while time is taken."""
         return tensor
+
+    def with_values(self, tensor: Any, reason: str) -> Any:
+        """All values are there."""
+        return tensor
+
+    def refuse(self, reason: str) -> None:
+        """A run on real tensors goes on."""
+
+    def need_autograd(self, reason: str) -> None:
+        """The run that counted had it if the model needs it."""
+
+    def trust(self) -> None:
+        """Nothing is counted."""
 
 
 class Stopwatch(Recorder):
@@ -60,6 +74,21 @@ class Stopwatch(Recorder):
     ) -> Any:
         """Run what a module does inside a step: it is measured with the step."""
         return run(*args, **kwargs)
+
+    @contextmanager
+    def declared(self, cost: Cost) -> Iterator[None]:
+        """Run a block whose cost its author declares between two readings, as the step that was counted."""
+        if self.meter.tally is not None:
+            yield
+            return
+        position = len(self.steps)
+        with self._aside():
+            before = self.probe.before()
+            try:
+                with super().declared(cost):
+                    yield
+            finally:
+                self.readings[position] = before, self.probe.after()
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from pytest_flops.budgets.verdict import Change, Excess, Finding, Mismatch, Unma
 from pytest_flops.metrics import METRICS, Metric
 from pytest_flops.reporting.limits import NOT_WRITTEN, RAISE_IT, bounded
 from pytest_flops.reporting.tables import change_tables
-from pytest_flops.results.report import Node, Report, calls, costs, place_name
+from pytest_flops.results.report import Node, Report, calls, costs, operators_and_unseen, place_name
 from pytest_flops.units import plural
 
 _FLOPS = METRICS["flops"]
@@ -47,10 +47,11 @@ def failure_text(
 
 
 def _limit_problems(name: str, report: Report, verdict: Verdict) -> Iterator[str]:
-    if verdict.unsupported:
-        yield (
-            f"{name}: every operator needs a FLOP formula, but there is none for {calls(verdict.unsupported)}"
-        )
+    operators, unseen = operators_and_unseen(verdict.unsupported)
+    if operators:
+        yield f"{name}: every operator needs a FLOP formula, but there is none for {calls(operators)}"
+    if unseen:
+        yield f"{name}: every work needs a count, but PyTorch does not see that of {calls(unseen)}"
     for unmatched in verdict.unmatched:
         yield _unmatched(name, report, unmatched)
     for finding in verdict.over_limit:
@@ -184,10 +185,16 @@ def _versions(versions: Iterable[Mismatch]) -> str:
 
 
 def _ways_out(verdict: Verdict, budget: Budget, accept: str, updating: bool, strict: bool) -> Iterator[str]:
-    if verdict.unsupported:
+    operators, unseen = operators_and_unseen(verdict.unsupported)
+    if operators:
         yield (
             "Give the operator a formula with pytest_flops.register_flop_formula, or count it as 0 with "
             'flops_budget(unsupported="warn").'
+        )
+    if unseen:
+        yield (
+            "State what it costs where it is called, `with pytest_flops.declared_cost(flops=...):`, or count "
+            'it as 0 with flops_budget(unsupported="warn").'
         )
     if verdict.over_limit or verdict.excesses:
         yield RAISE_IT

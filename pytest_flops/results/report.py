@@ -17,6 +17,8 @@ from pytest_flops.units import plural
 Op = Literal["placeholder", "call_module", "call_function", "call_method", "output"]
 Executed = Literal["meta", "real"]
 
+KERNEL = "kernel outside PyTorch"
+"""How work is named in `Report.unsupported` of which nothing but its result is seen."""
 _NONE = Cost()
 _SUMMARY_ROWS = 20
 
@@ -283,7 +285,19 @@ def total_lines(report: Report) -> Iterator[str]:
     if report.executed == "real":
         yield f"Ran on real tensors: {report.reason}"
     if report.unsupported:
-        yield f"Too low: no formula for {calls(report.unsupported)}"
+        operators, unseen = operators_and_unseen(report.unsupported)
+        reasons = [f"no formula for {calls(operators)}"] if operators else []
+        reasons += [f"work that PyTorch does not see: {calls(unseen)}"] if unseen else []
+        yield f"Too low: {'; '.join(reasons)}"
+
+
+def operators_and_unseen(unsupported: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return what has no answer in two parts: operators, which can have a formula, and what is none.
+
+    These are kernels that PyTorch does not know, and ways for values to leave it: "Tensor.numpy".
+    """
+    unseen = {name: n for name, n in unsupported.items() if name.startswith((KERNEL, "Tensor."))}
+    return {name: n for name, n in unsupported.items() if name not in unseen}, unseen
 
 
 def calls(unsupported: Mapping[str, int]) -> str:

@@ -640,13 +640,13 @@ def test_the_models_exception_comes_through_with_its_place() -> None:
     with pytest.raises(KeyError, match="my own") as info:
         trace(nn.Sequential(nn.Linear(5, 4), nn.Sequential(Broken())), X)
     assert info.traceback[-1].name == "forward"
-    assert info.value.__notes__ == ["pytest-flops was running Sequential on real tensors, in module '1.0'."]
+    assert info.value.__notes__ == ["pytest-flops was running Sequential on shapes alone, in module '1.0'."]
 
 
 def test_a_call_that_does_not_fit_the_signature() -> None:
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'input'") as info:
         trace(nn.Linear(5, 4))
-    assert info.value.__notes__ == ["pytest-flops was running Linear on real tensors, in its own forward."]
+    assert info.value.__notes__ == ["pytest-flops was running Linear on shapes alone, in its own forward."]
 
 
 def test_inputs_on_another_device_than_the_model_count_all_the_same() -> None:

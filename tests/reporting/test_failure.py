@@ -175,6 +175,19 @@ def test_unsupported_operators_are_listed_with_the_way_out():
     )
 
 
+def test_unseen_work_is_listed_with_a_way_out_of_its_own():
+    found = {"Tensor.data_ptr": 2, "aten::odd": 1, "kernel outside PyTorch, near a.b.mixer": 1}
+    assert text(make_report(unsupported=found)) == (
+        "Net: every operator needs a FLOP formula, but there is none for aten::odd (1 call)\n"
+        "Net: every work needs a count, but PyTorch does not see that of Tensor.data_ptr (2 calls), "
+        "kernel outside PyTorch, near a.b.mixer (1 call)\n\n"
+        "Give the operator a formula with pytest_flops.register_flop_formula, or count it as 0 with "
+        'flops_budget(unsupported="warn").\n'
+        "State what it costs where it is called, `with pytest_flops.declared_cost(flops=...):`, or count "
+        'it as 0 with flops_budget(unsupported="warn").'
+    )
+
+
 def test_long_lists_of_changes_are_cut_unless_full():
     was, now = many(30), with_costs(many(30), {f"n{i}": 2000 + i for i in range(30)})
     assert "... and 20 more modules; -vv shows all." in text(now, was).splitlines()
