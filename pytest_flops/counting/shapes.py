@@ -53,7 +53,7 @@ from pytest_flops.counting.tally import Tally
 from pytest_flops.counting.unseen import ADDRESSES, Unwritten
 from pytest_flops.errors import FormulaError
 from pytest_flops.formulas import formula_for
-from pytest_flops.formulas.registry import needs_values
+from pytest_flops.formulas.registry import needs_values, torchs_formula_for
 from pytest_flops.metrics import Cost
 from pytest_flops.results.report import KERNEL
 
@@ -551,6 +551,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tally.costs.append(outcome.cost)
         if outcome.unsupported:
             tally.note_unsupported(outcome.unsupported)
+        if outcome.by_torch:
+            tally.note_by_torch(outcome.by_torch)
 
 
 def _what_is_missing(func: OpOverload, failure: Exception) -> Exception:
@@ -582,7 +584,7 @@ def _moved(call: Call) -> View | None:
 
 def _outcome(call: Call, result: Result, tally: Tally) -> Outcome:
     workspace = max(tally.peak - _new_bytes(result), 0)
-    return Outcome(result, tally.cost, tally.unsupported, workspace, call.written)
+    return Outcome(result, tally.cost, tally.unsupported, workspace, call.written, tally.by_torch)
 
 
 def _new_bytes(result: Result) -> int:
@@ -608,4 +610,4 @@ def checked(func: OpOverload, cost: Any) -> Outcome:
         raise FormulaError(
             f"The formula of {func} returned {cost!r}: it must return an int, or a Cost of ints."
         )
-    return Outcome(None, found, None)
+    return Outcome(None, found, None, by_torch={str(func): 1} if torchs_formula_for(func) else None)

@@ -10,14 +10,18 @@ from pytest_flops.metrics import Cost
 
 
 class Tally:
-    """The costs of some ops, added up once at the end; the most bytes alive; ops without an answer."""
+    """The costs of some ops, added up once at the end; the most bytes alive; ops without an answer.
 
-    __slots__ = ("costs", "peak", "unsupported")
+    Of ops that a formula answers which torch's own counter was given, `by_torch` has the calls.
+    """
+
+    __slots__ = ("by_torch", "costs", "peak", "unsupported")
 
     def __init__(self) -> None:
         self.costs: list[Cost] = []
         self.peak = 0
         self.unsupported: dict[str, int] | None = None
+        self.by_torch: dict[str, int] | None = None
 
     @property
     def cost(self) -> Cost:
@@ -27,6 +31,10 @@ class Tally:
     def note_unsupported(self, calls: Mapping[str, int]) -> None:
         """Note calls of ops that have no answer, by the name of the op."""
         self.unsupported = added_up([*(self.unsupported or {}).items(), *calls.items()])
+
+    def note_by_torch(self, calls: Mapping[str, int]) -> None:
+        """Note calls of ops that a formula of torch's own counter answered, by the name of the op."""
+        self.by_torch = added_up([*(self.by_torch or {}).items(), *calls.items()])
 
 
 def added_up(calls: Iterable[tuple[str, int]]) -> dict[str, int]:

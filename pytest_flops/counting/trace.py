@@ -350,6 +350,7 @@ class Run:
             nodes=self.recorder.nodes(),
             module_types=self._subject.types,
             unsupported=self._unsupported(met_kernel),
+            by_torch=self._by_torch(),
             formulas=FORMULAS_VERSION,
             torch=torch.__version__,
             parameter_memory=self._subject.memory,
@@ -366,6 +367,10 @@ class Run:
         if met_kernel and not any(name in ADDRESSES or name.startswith(KERNEL) for name in found):
             found[KERNEL] = 1
         return found
+
+    def _by_torch(self) -> dict[str, int]:
+        tallies = (tally for step in self.recorder.steps for tally in step.tallies if tally.by_torch)
+        return added_up(found for tally in tallies for found in (tally.by_torch or {}).items())
 
 
 _GIVE_REAL = "Give it real tensors: a model and inputs on the CPU, and no execute='meta'."

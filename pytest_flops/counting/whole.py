@@ -129,3 +129,5 @@ class _Composite:
         tally.costs.append(counted.cost)
         if counted.unsupported:
             tally.note_unsupported(counted.unsupported)
+        if counted.by_torch:
+            tally.note_by_torch(counted.by_torch)

@@ -6,7 +6,7 @@ No torch here: a report outlives the model, is compared, stored and printed with
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
@@ -145,6 +145,11 @@ class Report(_WithBackward):
     """The version of torch that ran."""
     parameter_memory: int = 0
     """The size of all parameters and buffers in bytes, shared ones once."""
+    by_torch: Mapping[str, int] = field(default_factory=dict)
+    """The number of calls of each operator that counts by a formula which torch's own counter was given.
+
+    Its FLOPs are two for each multiply-accumulate, by torch's convention.
+    """
 
     @cached_property
     def cost(self) -> Cost:  # type: ignore[override]  # derived here, a field elsewhere
@@ -233,6 +238,7 @@ class Report(_WithBackward):
             "modules": {path: _fields(module) for path, module in self.modules.items()},
             "nodes": [_fields(node) for node in self.nodes],
             "unsupported": dict(self.unsupported),
+            "by_torch": dict(self.by_torch),
             "formulas": self.formulas,
             "torch": self.torch,
         }
@@ -289,6 +295,8 @@ def total_lines(report: Report) -> Iterator[str]:
         reasons = [f"no formula for {calls(operators)}"] if operators else []
         reasons += [f"work that PyTorch does not see: {calls(unseen)}"] if unseen else []
         yield f"Too low: {'; '.join(reasons)}"
+    if report.by_torch:
+        yield f"Counted as torch's 2 x MACs: {calls(report.by_torch)}"
 
 
 def operators_and_unseen(unsupported: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:

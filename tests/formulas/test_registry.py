@@ -218,6 +218,24 @@ def test_a_formula_of_torchs_registry_counts_from_when_it_is_there(torchs_regist
         assert (trace(whole, x).flops, trace(whole, x).macs) == (400, 200)
         report = trace(parts, x, backward=True)
         assert report.flops - report.backward_flops == 400
+        assert report.by_torch == {"flops_test.parts.default": 1}
+
+
+def test_the_report_says_what_counts_by_torchs_own_formulas(torchs_registry: None) -> None:
+    with torch.library._scoped_library("flops_test", "FRAGMENT") as library:
+        library.define("seen(Tensor x) -> Tensor")
+        library.impl("seen", lambda x: x.clone(), "CPU")
+        library.impl("seen", torch.empty_like, "Meta")
+        library.define("around(Tensor x) -> Tensor")
+        library.impl("around", lambda x: seen(x) + seen(x), "CompositeImplicitAutograd")
+        seen, around = torch.ops.flops_test.seen, torch.ops.flops_test.around
+        flop_counter.register_flop_formula(seen)(lambda shape, **_: 2 * shape[0] * shape[1])
+        for execute in ("meta", "meta", "real"):  # found out, remembered, and not on shapes
+            report = trace(lambda x: around(seen(x) * 2), torch.randn(2, 5), execute=execute)
+            assert (report.flops, report.macs) == (3 * 20 + 10 + 10, 3 * 10)
+            assert report.by_torch == report.to_dict()["by_torch"] == {"flops_test.seen.default": 3}
+            assert "Counted as torch's 2 x MACs: flops_test.seen.default (3 calls)" in str(report)
+    assert not trace(torch.nn.Linear(3, 4), torch.randn(2, 3)).by_torch
 
 
 def test_an_op_without_kernels_has_no_formula() -> None:
