@@ -4,7 +4,8 @@
 buffers and all that derives from them are *symbolic*: no arithmetic happens, an op's result is a meta tensor,
 and (op, argument metadata) -> (result metadata, cost) is remembered. Integer and boolean inputs and whatever
 `forward` makes out of nothing symbolic stay *concrete* and are computed for real on the CPU, so that
-`mask.all()`, `.item()` and `arange` work as ever. In a real run everything is concrete.
+`mask.all()`, `.item()` and `arange` work as ever; but a result of more elements than `CONCRETE_LIMIT` (a mask
+of length × length) is symbolic. In a real run everything is concrete.
 
 The mode runs under `torch.inference_mode`: there composite ops (`linear`, `scaled_dot_product_attention`,
 `batch_norm`) arrive whole, the same on CPU, CUDA and meta, before a backend chooses how to decompose them.
@@ -14,7 +15,6 @@ so that a real run and a shape-only run answer from the same source.
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # documented for ext
 from torch.utils._pytree import tree_map_only  # private, for want of a public one
 
 from pytest_flops.counting.calls import Call, tensors_in, traits_of
+from pytest_flops.counting.concrete import is_big, may_be_big
 from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out_like
 from pytest_flops.counting.known_values import KnownValues
 from pytest_flops.counting.live_memory import LiveMemory, keep_alive, storage_key
@@ -67,8 +68,6 @@ _HOLDING = {
 }
 """Composites that have a formula, and hold more than arguments and results: copies of arguments that are laid
 out otherwise than a kernel wants, scores. By the key of the kernel that takes them apart."""
-CONCRETE_LIMIT = 1 << 24
-"""Elements up to which a tensor that `forward` creates is computed for real; larger ones are symbolic."""
 
 
 class NeedsRealTensorsError(RuntimeError):
@@ -329,11 +328,13 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _answer_concrete(self, call: Call) -> Any:
         if not self.real and not self._inferring:
-            device = META if not call.tensors and _is_big(call.args) else CPU
-            call = call.on([tensor.cpu() for tensor in call.tensors], device)
+            if may_be_big(call) and (outcome := self._too_big(call)) is not None:
+                return self._give(call, outcome)
+            call = call.on([tensor.cpu() for tensor in call.tensors], CPU)
         self.undo.remember(mutated := call.mutated)
         self._written.update(map(storage_key, mutated))
-        outcome = None if formula_for(call.func) else self._outcome_of_composite(call)
+        is_composite = call.tensors and formula_for(call.func) is None
+        outcome = self._outcome_of_metadata(call) if is_composite else None
         if outcome is None:
             result = self._evaluate(call)
         else:
@@ -346,11 +347,16 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.memory.made(made, arguments)
         return result
 
-    def _outcome_of_composite(self, call: Call) -> Outcome | None:
-        """Find the cost of a composite from metadata; None where it takes values to know."""
+    def _too_big(self, call: Call) -> Outcome | None:
+        """Return the outcome of an op whose result is too much to compute for real; None for all others."""
+        outcome = None if needs_values(call.func) else self._outcome_of_metadata(call)
+        return outcome if outcome is not None and is_big(outcome.result) else None
+
+    def _outcome_of_metadata(self, call: Call) -> Outcome | None:
+        """Find the result and cost of an op on values from metadata; None where it takes values to know."""
         try:
-            outcome = self._outcomes.get(call.key)
-            if outcome is None and call.tensors:
+            outcome = self._outcomes.get(call.key) or self._by_rule(call)
+            if outcome is None:
                 stand_ins = [meta_like(tensor) for tensor in call.tensors]
                 result, tally = self._infer(call.on(stand_ins, META))
                 outcome = _outcome(call, specify(result, stand_ins), tally)
@@ -500,12 +506,6 @@ def _new_bytes(result: Result) -> int:
 
 def _unborn(tensor: Tensor, nbytes: int) -> None:
     """Keep a tensor that only stands for a result out of the account."""
-
-
-def _is_big(args: tuple[Any, ...]) -> bool:
-    """Tell whether a factory is asked for a size that is too much to compute for real."""
-    size = args[0] if args and isinstance(args[0], (list, tuple)) else ()
-    return all(type(length) is int for length in size) and math.prod(size) > CONCRETE_LIMIT
 
 
 def checked(func: OpOverload, cost: Any) -> Outcome:
