@@ -79,7 +79,7 @@ memo = Memo()
 
 def forget() -> None:
     """Empty the process-wide memo, as a fresh process has it. For benchmarks and tests."""
-    memo.outcomes.clear()
+    memo.clear()
 
 
 class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
