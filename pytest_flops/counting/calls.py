@@ -128,6 +128,8 @@ def _swap(values: Any, tensors: Mapping[int, Tensor], device: torch.device) -> A
 
 def tensors_in(result: Any) -> list[Tensor]:
     """Return the tensors of a result or an argument, at any depth."""
+    if isinstance(result, Tensor):  # as it mostly is
+        return [result]
     tensors: list[Tensor] = []
     describe((result,), [], tensors)
     return tensors

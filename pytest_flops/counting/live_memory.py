@@ -110,8 +110,10 @@ def stored_bytes(tensor: Tensor) -> int:
 def _stored_parts(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield the tensors that hold the data: a dense one itself, the indices and values of a sparse one."""
     for tensor in tensors:
-        parts = _PARTS.get(tensor.layout)
-        yield from [getattr(tensor, part)() for part in parts] if parts else [tensor]
+        if (parts := _PARTS.get(tensor.layout)) is None:
+            yield tensor
+        else:
+            yield from [getattr(tensor, part)() for part in parts]
 
 
 def keep_alive(storage: torch.UntypedStorage, holder: torch.UntypedStorage) -> None:

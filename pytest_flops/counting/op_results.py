@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -96,6 +97,17 @@ def broadcasts(shape: Sequence[int], size: Sequence[int]) -> bool:
     """Tell whether a tensor of this shape can be expanded to a size."""
     missing = len(size) - len(shape)
     return missing >= 0 and all(n in (1, m) for n, m in zip(shape, size[missing:], strict=True))
+
+
+def broadcast_size(tensors: Sequence[Tensor]) -> torch.Size | None:
+    """Return the size that tensors broadcast to; None where they do not."""
+    largest = max((tensor.shape for tensor in tensors), key=lambda shape: (len(shape), math.prod(shape)))
+    if all(broadcasts(tensor.shape, largest) for tensor in tensors):
+        return largest
+    rows = zip_longest(*(reversed(tensor.shape) for tensor in tensors), fillvalue=1)
+    size = [next((length for length in lengths if length != 1), 1) for lengths in rows]
+    made = torch.Size(reversed(size))
+    return made if all(broadcasts(tensor.shape, made) for tensor in tensors) else None
 
 
 def contiguous(size: Sequence[int], dtype: torch.dtype) -> New:

@@ -9,7 +9,6 @@ over PyTorch's operator database.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from pytest_flops.counting.op_results import (
     New,
     Same,
     Several,
-    broadcasts,
+    broadcast_size,
     contiguous,
     contiguous_stride,
     is_plain,
@@ -85,10 +84,10 @@ _IS_TENSOR = torch.TensorType.get().isSubtypeOf
 
 
 def _pointwise(call: Call) -> RuleResult:
-    """Tensors that broadcast to the largest give one of its size; the dtype is learned from a tiny call."""
+    """Tensors give one of the size that they broadcast to; the dtype is learned from a tiny call."""
     tensors = call.tensors
-    size = max((tensor.shape for tensor in tensors), key=lambda shape: (len(shape), math.prod(shape)))
-    if not all(broadcasts(tensor.shape, size) for tensor in tensors):
+    size = broadcast_size(tensors)
+    if size is None:
         return None
     kinds = [_kind(value) for value in (*call.args, *call.kwargs.values())]
     if not _PLAIN.issuperset(kind for kind in kinds if type(kind) is type):
@@ -193,6 +192,10 @@ def _fits_roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> bo
     return 0 < len(shifts) == len(dims) and all(-x.ndim <= dim < x.ndim for dim in dims)
 
 
+def _fits_triangle(x: Tensor, diagonal: int = 0) -> bool:
+    return x.ndim > 1
+
+
 def _linear(call: Call) -> RuleResult:
     x, weight, *bias = call.tensors
     if call.kwargs or x.ndim < 1 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
@@ -225,6 +228,33 @@ def _clone(call: Call) -> RuleResult:
     )
 
 
+def _repeat(call: Call) -> RuleResult:
+    """`(x, repeats)`."""
+    x, repeats = call.args
+    if len(repeats) < x.ndim or min(repeats, default=1) < 1:
+        return None
+    size = [1] * (len(repeats) - x.ndim) + list(x.shape)
+    return contiguous([times * length for times, length in zip(repeats, size, strict=True)], x.dtype)
+
+
+def _stack(call: Call) -> RuleResult:
+    """`(tensors, dim)`."""
+    tensors, dim = (*call.args, 0)[:2]
+    size = list(tensors[0].shape)
+    if call.kwargs or not -len(size) <= dim <= len(size) or not _are(size, *tensors):
+        return None
+    size.insert(dim if dim >= 0 else dim + len(size) + 1, len(tensors))
+    return contiguous(size, tensors[0].dtype)
+
+
+def _index(call: Call) -> RuleResult:
+    """`(x, indices)`: an element for each place that the indices of all dimensions broadcast to."""
+    x, indices = call.args
+    are_whole = all(isinstance(index, Tensor) and index.dtype is torch.int64 for index in indices)
+    size = broadcast_size(indices) if are_whole and len(indices) == x.ndim else None
+    return None if size is None else like_all(indices, size, x.dtype, with_number=True)
+
+
 def _dropout(call: Call) -> RuleResult:
     """`(x, p, train)`: nothing happens in eval mode, or without a chance to drop anything."""
     x, p, train = call.args
@@ -239,6 +269,8 @@ _RULES: dict[OpOverload, Rule] = {
     _aten.masked_fill.Scalar: _POINTWISE_CONTIGUOUS,  # these make their own layout
     _aten.masked_fill.Tensor: _POINTWISE_CONTIGUOUS,
     _aten.mvlgamma.default: _POINTWISE_CONTIGUOUS,
+    _aten.masked_fill_.Scalar: _POINTWISE,
+    _aten.masked_fill_.Tensor: _POINTWISE,
     _aten.clone.default: Rule(_clone, any_layout=True),
     _aten.dropout.default: Rule(_dropout, any_layout=True),
     _aten.batch_norm.default: Rule(_keeping(_fits_batch_norm)),
@@ -246,6 +278,11 @@ _RULES: dict[OpOverload, Rule] = {
     _aten.group_norm.default: Rule(_keeping(_fits_group_norm)),
     _aten.softmax.int: Rule(_keeping(_fits_softmax)),
     _aten.roll.default: Rule(_keeping(_fits_roll)),
+    _aten.repeat.default: Rule(_repeat, any_layout=True),
+    _aten.stack.default: Rule(_stack),
+    _aten.index.Tensor: Rule(_index, any_layout=True, any_dtype=True),
+    _aten.tril.default: Rule(_keeping(_fits_triangle)),
+    _aten.triu.default: Rule(_keeping(_fits_triangle)),
     _aten.linear.default: Rule(_linear),
     _aten.mean.dim: Rule(_over_dims),
     _aten.sum.dim_IntList: Rule(_over_dims),

@@ -4,7 +4,8 @@
 buffers and all that derives from them are *symbolic*: no arithmetic happens, an op's result is a meta tensor,
 and (op, argument metadata) -> (result metadata, cost) is remembered. Integer and boolean inputs and whatever
 `forward` makes out of nothing symbolic stay *concrete* and are computed for real on the CPU, so that
-`mask.all()`, `.item()` and `arange` work as ever. In a real run everything is concrete.
+`mask.all()`, `.item()` and `arange` work as ever; but a result of more elements than `CONCRETE_LIMIT` (a mask
+of length × length) is symbolic. In a real run everything is concrete.
 
 The mode runs under `torch.inference_mode`: there composite ops (`linear`, `scaled_dot_product_attention`,
 `batch_norm`) arrive whole, the same on CPU, CUDA and meta, before a backend chooses how to decompose them.
@@ -14,7 +15,6 @@ so that a real run and a shape-only run answer from the same source.
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +30,7 @@ from torch.utils._pytree import tree_map_only  # private, for want of a public o
 
 from pytest_flops.counting.autocast import Autocast
 from pytest_flops.counting.calls import Call, tensors_in, traits_of
+from pytest_flops.counting.concrete import is_big, may_be_big
 from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out_like
 from pytest_flops.counting.known_values import KnownValues
 from pytest_flops.counting.live_memory import LiveMemory, keep_alive, storage_key
@@ -75,8 +76,6 @@ _HOLDING = {
 out otherwise than a kernel wants, scores. By the key of the kernel that takes them apart."""
 _MOVES = {torch.ops.aten.to.dtype_layout, _TO_COPY}
 _ZERO = torch.ops.aten._efficientzerotensor.default
-CONCRETE_LIMIT = 1 << 24
-"""Elements up to which a tensor that `forward` creates is computed for real; larger ones are symbolic."""
 
 
 class NeedsRealTensorsError(RuntimeError):
@@ -92,7 +91,7 @@ memo = Memo()
 
 def forget() -> None:
     """Empty the process-wide memo, as a fresh process has it. For benchmarks and tests."""
-    memo.outcomes.clear()
+    memo.clear()
 
 
 class Functions(AbstractContextManager["Functions"], Protocol):
@@ -413,11 +412,17 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _answer_concrete(self, call: Call) -> Any:
         if not self.real and not self._inferring:
-            device = META if self._goes_to_meta(call) else CPU
+            if self._goes_to_meta(call):
+                device = META
+            elif may_be_big(call) and (outcome := self._too_big(call)) is not None:
+                return self._give(call, outcome)
+            else:
+                device = CPU
             call = call.on([tensor.cpu() for tensor in call.tensors], device)
         self.undo.remember(mutated := call.mutated)
         self._written.update(map(storage_key, mutated))
-        outcome = None if formula_for(call.func) else self._outcome_of_composite(call)
+        is_composite = call.tensors and formula_for(call.func) is None
+        outcome = self._outcome_of_metadata(call) if is_composite else None
         if outcome is None:
             result = self._evaluate(call)
         else:
@@ -433,16 +438,21 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _goes_to_meta(self, call: Call) -> bool:
-        """Tell whether a result is too big to compute, or of a tangent that is zero."""
+        """Tell whether what a call returns is of a tangent that is zero, which has no values."""
         if call.tensors:
             return call.func in _MOVES and call.tensors[0]._is_zerotensor()
-        return _is_big(call.args) or (call.func is _ZERO and call.kwargs.get("device") == META)
+        return call.func is _ZERO and call.kwargs.get("device") == META
 
-    def _outcome_of_composite(self, call: Call) -> Outcome | None:
-        """Find the cost of a composite from metadata; None where it takes values to know."""
+    def _too_big(self, call: Call) -> Outcome | None:
+        """Return the outcome of an op whose result is too much to compute for real; None for all others."""
+        outcome = None if needs_values(call.func) else self._outcome_of_metadata(call)
+        return outcome if outcome is not None and is_big(outcome.result) else None
+
+    def _outcome_of_metadata(self, call: Call) -> Outcome | None:
+        """Find the result and cost of an op on values from metadata; None where it takes values to know."""
         try:
-            outcome = self._outcomes.get(call.key)
-            if outcome is None and call.tensors:
+            outcome = self._outcomes.get(call.key) or self._by_rule(call)
+            if outcome is None:
                 stand_ins = [meta_like(tensor) for tensor in call.tensors]
                 result, tally = self._infer(call.on(stand_ins, META))
                 outcome = _outcome(call, specify(result, stand_ins), tally)
@@ -595,12 +605,6 @@ def _new_bytes(result: Result) -> int:
 
 def _unborn(tensor: Tensor, nbytes: int) -> None:
     """Keep a tensor that only stands for a result out of the account."""
-
-
-def _is_big(args: tuple[Any, ...]) -> bool:
-    """Tell whether a factory is asked for a size that is too much to compute for real."""
-    size = args[0] if args and isinstance(args[0], (list, tuple)) else ()
-    return all(type(length) is int for length in size) and math.prod(size) > CONCRETE_LIMIT
 
 
 def checked(func: OpOverload, cost: Any) -> Outcome:

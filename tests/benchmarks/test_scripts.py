@@ -58,6 +58,13 @@ def test_bench_giants(quick: Any) -> None:
     assert figures["models"][0]["warm"] > 0
 
 
+def test_bench_masks(quick: Any) -> None:
+    figures = quick("bench_masks")
+    assert len(figures["masks"]) == 2 * 2 * 3
+    assert all(row["seconds"] > 0 and row["to ones"] > 0 and row["MiB"] < 500 for row in figures["masks"])
+    assert [row["MiB"] < 500 for row in figures["lists"]] == [True]
+
+
 def test_bench_collection(quick: Any) -> None:
     rows = {(row["tests"], row["run"]): row for row in quick("bench_collection")["rows"]}
     runs = ("plain", "update", "compare", "plain workers", "workers", "notes")

@@ -210,8 +210,15 @@ COMPILER = ("torch._dynamo", "torch._inductor", "sympy", "torch.fx.experimental"
             "torch.randn(7, 2, 16)",
             ", train=True",
         ),
+        (
+            "lambda x: torch.ones(1, 3000)[torch.zeros(1, 1).long(), torch.arange(3000)[None]] * "
+            "torch.zeros(3000, 3000).masked_fill_(torch.arange(3000)[:, None] < torch.arange(3000), -9.0) + "
+            "torch.full((3000, 3000), -9.0).triu(1) + torch.arange(3000).repeat(3000, 1)",
+            "torch.randn(7)",
+            "",
+        ),
     ],
-    ids=["MLP", "CNN", "LSTM", "GRU", "encoder, fast path", "encoder, plain path"],
+    ids=["MLP", "CNN", "LSTM", "GRU", "encoder, fast path", "encoder, plain path", "masks"],
 )
 def test_a_first_trace_imports_no_compiler(model, x, options):
     found = modules_after(f"from pytest_flops import trace\ntrace({model}, ({x},){options})")

@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_flops import register_flop_formula, trace
 from pytest_flops.counting import shapes as shapes_module
-from pytest_flops.counting.memo import MEMO_LIMIT, Memo, Outcome
 from tests.settings import default_dtype
 
 
@@ -144,13 +143,6 @@ def test_registering_a_formula_drops_what_was_remembered() -> None:
         assert trace(op, torch.ones(3, device="meta")).flops == 0
         register_flop_formula(op)(lambda x, *, out: 7)
         assert trace(op, torch.ones(3, device="meta")).flops == 7
-
-
-def test_the_memo_is_bounded() -> None:
-    memo = Memo()
-    for number in range(MEMO_LIMIT + 10):
-        memo.store((number,), Outcome(None, 0, 0, None))
-    assert len(memo.outcomes) == 10
 
 
 def test_a_big_tensor_made_in_forward_takes_no_memory() -> None:
