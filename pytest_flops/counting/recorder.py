@@ -12,12 +12,11 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from pytest_flops.counting.callers import Methods, Place
 from pytest_flops.counting.fx_names import Names, identity_of, is_leaf, operator_identity, wrote_operator
@@ -134,6 +133,12 @@ class Recorder(TorchFunctionMode):
         self._raised: tuple[BaseException, str] | None = None
         self._thread = threading.get_ident()
         self.problem: TraceError | None = None
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the mode, unless PyTorch had just taken it off when something broke the run off."""
+        stack = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        if stack and stack[-1] is self:
+            super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     @property
     def where(self) -> str:
@@ -287,11 +292,10 @@ class Recorder(TorchFunctionMode):
         return Step(name, op, target, *self._stack[-1])
 
 
-@contextmanager
-def recording(recorder: Recorder, meter: Meter, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Record every function call, and every call of `modules` (by path), until the end of the block.
+def recording(recorder: Recorder, meter: Meter, modules: Mapping[str, nn.Module]) -> Recorder:
+    """Return a context in which every function call is recorded, and every call of `modules` (by path).
 
-    The modules keep an attribute each, which `preserve.untouched` around this block takes away.
+    The modules keep an attribute each, which `preserve.Untouched` around this block takes away.
     """
     # `nn.Module.__call__` hands over to this private attribute, as `module.compile()` sets it: one of the
     # instance, where patching the class would empty the attribute cache of every module class (3 ms), and
@@ -300,5 +304,4 @@ def recording(recorder: Recorder, meter: Meter, modules: Mapping[str, nn.Module]
         module.__dict__["_compiled_call_impl"] = functools.partial(recorder.run_module, module, path)
     recorder.meter = meter
     recorder.methods = Methods(modules, end=Subject.run.__code__)
-    with recorder:
-        yield
+    return recorder

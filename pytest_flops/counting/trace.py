@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves  # private, for want of a public one
 
-from pytest_flops.counting.backward import TrainingRecorder, asking_as, run_backward, under_autograd
+from pytest_flops.counting.backward import TrainingRecorder, asking_as, go_under_autograd, run_backward
 from pytest_flops.counting.inputs import Inputs
-from pytest_flops.counting.modes import switch_mode
 from pytest_flops.counting.op_results import meta_like
-from pytest_flops.counting.preserve import untouched
+from pytest_flops.counting.preserve import Untouched
+from pytest_flops.counting.process import settle
 from pytest_flops.counting.recorder import Recorder, recording
 from pytest_flops.counting.shapes import CPU, NeedsRealTensorsError, ShapeMode
+from pytest_flops.counting.sharding import make_whole
 from pytest_flops.counting.subject import Subject
-from pytest_flops.counting.whole import counting_composites_whole
+from pytest_flops.counting.whole import counting_composites_whole, kernels_in_place, take_kernels_away
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import FORMULAS_VERSION
 from pytest_flops.results.report import Report
@@ -74,7 +75,8 @@ class Prepared:
         cls, model: Callable[..., Any], args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Prepared:
         """Prepare a model and the arguments of `trace`; raise `TraceError` for what cannot be counted."""
-        return cls(model, Subject.of(model), Inputs.of(args, kwargs or {}))
+        inputs = Inputs.of(args, kwargs or {})
+        return cls(model, Subject.of(model, inputs), inputs)
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,15 @@ def _traced(prepared: Prepared, mode: Mode, execute: Execute) -> Traced:
         failure = run.attempt(inputs)
         if failure is None:
             return Traced(prepared, run)
-        if execute == "meta" or subject.lives_on_meta or inputs.on_meta:
+        if execute == "meta" or subject.lives_on_meta or inputs.on_meta or subject.is_sharded:
             raise run.explain(failure)
         reason = run.reason(failure)
     elif subject.lives_on_meta or inputs.on_meta:
         raise TraceError(f"{subject.name} cannot run on real tensors: it, or an input, lives on meta.")
+    elif subject.is_sharded:
+        raise TraceError(
+            f"{subject.name} cannot run on real tensors: fully_shard spread its parameters over ranks."
+        )
     run = Run(subject, mode, real=True)
     failure = run.attempt(inputs)
     if failure is not None and _forbidden_by_inference_mode(failure):
@@ -157,15 +163,27 @@ class Run:
         """Run the model; return what went wrong, if anything did, also when the model swallowed it."""
         for name in inputs.named(self._subject.signature):
             self.recorder.mark("placeholder", name)
+        found = Untouched(self._subject.modules.values(), self._subject.reached)
+        around, kernels = self._surroundings(found, inputs), kernels_in_place()
+        put_back = partial(self._put_back, found, around, kernels)
         try:
-            with self._surroundings(inputs) as (args, kwargs):
-                self._finish(self._subject.run(args, kwargs))
+            try:
+                with found, around as (args, kwargs):
+                    self._finish(self._subject.run(args, kwargs))
+            finally:
+                put_back()
         except Exception as err:
             return err
         finally:
-            self._shapes.undo.restore()
-            self._shapes.memory.close()
+            put_back()  # again: an exception from outside may have broken the first time off
         return self._shapes.failure or self.recorder.problem
+
+    def _put_back(self, found: Untouched, around: Any, kernels: int) -> None:
+        """Put all back, as far as that is not done yet."""
+        around.gen.close()  # by now, and not when Python finds the time: what it ends may be somebody else's
+        take_kernels_away(kernels)
+        self._shapes.close()
+        found.restore()
 
     def _finish(self, output: Any) -> None:
         if isinstance(output, (Awaitable, AsyncIterator)):
@@ -185,34 +203,23 @@ class Run:
                 run_backward(self._subject.name, output)
 
     @contextmanager
-    def _surroundings(self, inputs: Inputs) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    def _surroundings(
+        self, found: Untouched, inputs: Inputs
+    ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Set all up for the run; yield its own arguments."""
         with ExitStack() as stack:
-            stack.enter_context(untouched(self._subject.modules.values()))
-            torch.backends.mha.set_fastpath_enabled(False)
-            self._set_mode()
-            stack.enter_context(torch.inference_mode(self.inference))
-            # TorchScript learns from its first runs, and computes with what it has learned: not the same ops
-            stack.enter_context(torch.jit.optimized_execution(False))  # type: ignore[attr-defined]
-            for device in ("cpu", "cuda"):  # autocast would cast parameters and leave meta inputs alone
-                if torch.is_autocast_enabled(device):
-                    stack.enter_context(torch.autocast(device, enabled=False))
-            if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            settle()
+            self._subject.set_mode(train=self._mode.train)
+            if self._subject.is_sharded:
+                make_whole(found.modules)
+            stack.enter_context(found.process.inference_mode(self.inference))
             if isinstance(self.recorder, TrainingRecorder):
-                modules = list(self._subject.modules.values())
-                stack.enter_context(under_autograd(self.recorder, modules, on_meta=not self._real))
+                go_under_autograd(self.recorder, found, on_meta=not self._real)
             given = inputs.fresh(self._real_input if self._real else _symbolic_input)
             stack.enter_context(self._shapes)
             stack.enter_context(recording(self.recorder, self._shapes, self._subject.modules))
             stack.enter_context(counting_composites_whole(self.recorder, under_autograd=not self.inference))
             yield given
-
-    def _set_mode(self) -> None:
-        """Put the model into training or eval mode."""
-        root, modules = self._subject.root, self._subject.modules.values()
-        if root is not None and (self._mode.train or any(module.training for module in modules)):
-            switch_mode(root, modules, train=self._mode.train)
 
     def _real_input(self, tensor: Tensor) -> Tensor:
         device = self._subject.device
