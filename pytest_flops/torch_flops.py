@@ -31,7 +31,7 @@ from typing import Any, Literal
 from torch import Tensor, fx, nn
 from torch.overrides import handle_torch_function
 
-from pytest_flops.counting.preserve import untouched
+from pytest_flops.counting.preserve import Untouched
 from pytest_flops.counting.trace import trace
 from pytest_flops.errors import FlopsError, MeasurementError, TraceError
 from pytest_flops.measuring.propagate import propagate
@@ -241,7 +241,7 @@ def _shown(target: Any) -> str:
 
 
 def _graph_model(model: nn.Module) -> fx.GraphModule:
-    with untouched(model.modules()):
+    with Untouched(model.modules()):
         return fx.symbolic_trace(model.eval())
 
 

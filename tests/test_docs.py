@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import io
 import json
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -603,6 +605,22 @@ def test_limits():
     assert trace(model, (x,)).flops == trace(model, (x,)).flops == 6 + 12
     model(x)
     assert trace(model, (x,)).flops == 12
+
+    class WithFunctools(Caching):
+        @functools.cache  # noqa: B019
+        def computed(self):
+            return torch.arange(6.0).exp()
+
+        def forward(self, x):
+            return x * self.computed()
+
+    model = WithFunctools()
+    model(x)
+    assert trace(model, (x,)).flops == 6 + 12
+
+    nets, hidden = [layer], weakref.proxy(layer)
+    assert trace(lambda x: nets[0](x), (x,)).params == 42
+    assert trace(lambda x: hidden(x), (x,)).params == 0
 
 
 def refreshed(page: Path, folder: Path) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ from pytest_flops.counting.devices import Devices
 
 _TO = torch.ops.aten.to.dtype
 _CASTS = frozenset({_TO, torch.ops.aten._to_copy.default})
-_KINDS = [kind for kind in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(kind)]
 
 
 class Mode(Protocol):
@@ -220,14 +219,13 @@ class Casts(Protocol):
         """Whether it records the thread that asks."""
 
 
-@contextmanager
-def autocast_told_to(recorder: Casts, autocast: Autocast) -> Iterator[None]:
-    """Run a block as if nobody had switched autocast on, and tell its recorder when the model does.
+def tell_of_autocast(recorder: Casts, autocast: Autocast) -> None:
+    """Tell a recorder from now on when the model switches autocast on; `process.ProcessState` ends it.
 
-    A count is the same inside autocast and outside of it. PyTorch keeps the casts of weights until the
-    outermost autocast ends, which is then the model's own.
+    `torch.autocast` calls both functions by these names. To ask in every function whether it is on takes
+    longer.
     """
-    state, switch, clear = _State.now(), torch.set_autocast_enabled, torch.clear_autocast_cache
+    switch, clear = torch.set_autocast_enabled, torch.clear_autocast_cache
 
     def switch_and_tell(*args: Any) -> None:
         switch(*args)
@@ -238,52 +236,5 @@ def autocast_told_to(recorder: Casts, autocast: Autocast) -> Iterator[None]:
         clear()
         autocast.forget_weights()
 
-    try:
-        if state.depth or any(is_on for is_on, _ in state.kinds.values()):
-            state.off().restore()
-            clear()
-        # `torch.autocast` calls both by these names. To ask in every function whether it is on takes longer.
-        _patch(switch_and_tell, clear_all)
-        yield
-    finally:
-        _patch(switch, clear)
-        recorder.autocast = None
-        state.restore()
-        clear()
-
-
-def _patch(switch: Callable[..., None], clear: Callable[[], None]) -> None:
-    torch.set_autocast_enabled = switch
-    torch.clear_autocast_cache = clear
-
-
-class _State(NamedTuple):
-    """What PyTorch knows of autocast: on or off, and to what dtype, by kind of device; in how many blocks."""
-
-    kinds: dict[str, tuple[bool, torch.dtype]]
-    keeps: bool
-    depth: int
-
-    @classmethod
-    def now(cls) -> _State:
-        """Return the state as it is."""
-        kinds = {kind: (torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _KINDS}
-        depth = torch.autocast_increment_nesting() - 1
-        torch.autocast_decrement_nesting()
-        return cls(kinds, torch.is_autocast_cache_enabled(), depth)
-
-    def off(self) -> _State:
-        """Return the state outside of all blocks."""
-        return _State({kind: (False, dtype) for kind, (_, dtype) in self.kinds.items()}, True, 0)
-
-    def restore(self) -> None:
-        """Set the state to this one."""
-        for kind, (is_on, dtype) in self.kinds.items():
-            torch.set_autocast_enabled(kind, is_on)
-            torch.set_autocast_dtype(kind, dtype)
-        torch.set_autocast_cache_enabled(self.keeps)
-        found = torch.autocast_increment_nesting()
-        for _ in range(found, self.depth):
-            torch.autocast_increment_nesting()
-        for _ in range(self.depth, found):
-            torch.autocast_decrement_nesting()
+    torch.set_autocast_enabled = switch_and_tell  # type: ignore[assignment]
+    torch.clear_autocast_cache = clear_all

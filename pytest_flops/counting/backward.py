@@ -11,21 +11,22 @@ import dataclasses
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.backends.opt_einsum
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves  # private, for want of a public one; see subject.py
 
 from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out_like
 from pytest_flops.counting.live_memory import LiveMemory
 from pytest_flops.counting.op_results import meta_like
+from pytest_flops.counting.places import remade
+from pytest_flops.counting.preserve import Untouched
+from pytest_flops.counting.process import take_plain_ways
 from pytest_flops.counting.recorder import Recorder, Share, Step
 from pytest_flops.counting.shapes import checked
 from pytest_flops.counting.subclasses import has_code
@@ -239,33 +240,17 @@ def _hold_as_fused(
 _attention = F.scaled_dot_product_attention
 
 
-@contextmanager
-def under_autograd(
-    recorder: TrainingRecorder, modules: Sequence[nn.Module], *, on_meta: bool
-) -> Iterator[None]:
-    """Run a block under autograd so that it meets the same ops on every device and in every version.
+def go_under_autograd(recorder: TrainingRecorder, found: Untouched, *, on_meta: bool) -> None:
+    """Let a run have autograd, and meet the same ops on every device and in every version.
 
-    Recurrent layers and einsum go by their parts, attention by its plain form. `preserve.untouched` around
-    this puts back the parameters and their gradients.
+    Recurrent layers and einsum go by their parts, attention by its plain form. `found`, around the run, puts
+    all of this back.
     """
-    with ExitStack() as stack:
-        _spare_gradients(modules, on_meta=on_meta)
-        stack.enter_context(torch.set_grad_enabled(True))
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if torch.backends.opt_einsum.enabled:
-            stack.enter_context(torch.backends.opt_einsum.flags(enabled=False, strategy=None))
-        # Private: the public flags() of these backends sets more than this and warns, and their attributes
-        # cannot be set any more once something has imported torch.testing.
-        for read, write in (
-            (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),
-            (torch._C._get_cudnn_enabled, torch._C._set_cudnn_enabled),
-        ):
-            stack.callback(write, read())
-            write(False)
-        # `nn.MultiheadAttention` calls it inside a function that PyTorch runs with the recorder's mode off.
-        stack.callback(setattr, F, "scaled_dot_product_attention", _attention)
-        F.scaled_dot_product_attention = recorder.attend
-        yield
+    torch._C._set_grad_enabled(True)
+    _spare_gradients(found, on_meta=on_meta)
+    take_plain_ways()
+    # `nn.MultiheadAttention` calls it inside a function that PyTorch runs with the recorder's mode off.
+    F.scaled_dot_product_attention = recorder.attend
 
 
 def _next_number() -> int:
@@ -304,23 +289,34 @@ def _leaves(output: Any) -> list[Any]:
     return list(tree_leaves(output))
 
 
-def _spare_gradients(modules: Sequence[nn.Module], *, on_meta: bool) -> None:
-    """Let a backward pass write its gradients where nobody keeps them.
+def _spare_gradients(found: Untouched, *, on_meta: bool) -> None:
+    """Let a backward pass write its gradients where nobody keeps them, and end where the run began.
 
-    With `on_meta` the modules get meta parameters and floating buffers in place of their own, because
-    autograd minds the device of a gradient.
+    Parameters, floating buffers and whatever else wants a gradient are replaced for the run, wherever they
+    are: by tensors on meta, because autograd minds the device of a gradient, or by others of the same data.
+    These have no gradient yet, no hooks and no history. A tensor with code of its own stays.
     """
     stand_ins: dict[int, Tensor] = {}
-    for module in modules:
+
+    def replace(tensor: Tensor) -> Tensor:
+        if has_code(type(tensor)):  # what holds its data stands for shapes already
+            tensor.grad = None
+            return tensor
+        if id(tensor) not in stand_ins:
+            data = meta_like(tensor) if on_meta and not tensor.is_meta else tensor.detach()
+            made = nn.Parameter(data, requires_grad=False) if isinstance(tensor, nn.Parameter) else data
+            stand_ins[id(tensor)] = asking_as(tensor, made) if tensor.requires_grad else made
+        return stand_ins[id(tensor)]
+
+    for module in found.modules:
         for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
-            if not on_meta or parameter.is_meta or has_code(type(parameter)):
-                parameter.grad = None
-                continue
-            if id(parameter) not in stand_ins:
-                stand_ins[id(parameter)] = nn.Parameter(
-                    meta_like(parameter), requires_grad=parameter.requires_grad
-                )
-            setattr(module, name, stand_ins[id(parameter)])
+            setattr(module, name, replace(parameter))
         for name, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
-            if on_meta and (buffer.is_floating_point() or buffer.is_complex()):
-                setattr(module, name, stand_ins.setdefault(id(buffer), meta_like(buffer)))
+            if buffer.requires_grad or (on_meta and (buffer.is_floating_point() or buffer.is_complex())):
+                setattr(module, name, replace(buffer))
+    for place in found.places:
+        place.put(remade(place.get(), lambda leaf: replace(leaf) if _wants_gradient(leaf) else leaf))
+
+
+def _wants_gradient(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad

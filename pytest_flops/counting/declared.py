@@ -5,8 +5,7 @@ No torch here: the block costs next to nothing where nobody counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from pytest_flops.errors import TraceError
@@ -25,7 +24,7 @@ class _Counter(Protocol):
 
 
 _NOBODY = nullcontext()
-_counter: _Counter | None = None
+counter: _Counter | None = None
 
 
 def declared_cost(*, flops: int, macs: int = 0) -> AbstractContextManager[None]:
@@ -39,20 +38,15 @@ def declared_cost(*, flops: int, macs: int = 0) -> AbstractContextManager[None]:
     A custom backward pass takes a block of its own. Where no count runs a block does nothing. While one runs,
     it raises TraceError for what is no number of FLOPs.
     """
-    if _counter is None or not _counter.is_here:
+    if counter is None or not counter.is_here:
         return _NOBODY
     for name, number in (("flops", flops), ("macs", macs)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise TraceError(f"declared_cost({name}={number!r}): expected a whole number, at least 0.")
-    return _counter.declared(Cost(flops, macs))
+    return counter.declared(Cost(flops, macs))
 
 
-@contextmanager
-def counted_by(counter: _Counter) -> Iterator[None]:
-    """Let a recorder hear of what is declared, until the end of the block."""
-    global _counter
-    outer, _counter = _counter, counter
-    try:
-        yield
-    finally:
-        _counter = outer
+def count_by(recorder: _Counter) -> None:
+    """Let a recorder hear of what is declared; `process.ProcessState` brings back who heard before."""
+    global counter
+    counter = recorder

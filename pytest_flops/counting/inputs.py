@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 import inspect
-import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 # Private, for want of a public one: the structures that PyTorch itself looks into for tensors, with those
 # that transformers and others have registered.
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
 
 from pytest_flops.counting.descriptions import described
+from pytest_flops.counting.places import ATOMS, SHARED, parts_of
 
 _VARIADIC = inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)
 
@@ -62,16 +61,16 @@ class Inputs:
                 return converted[id(leaf)]
             if isinstance(leaf, _Replayed):
                 return iter(tree_map(renew, leaf.items))
-            return _copied(leaf)
+            return _copied(leaf, renew)
 
         args, kwargs = tree_map(renew, (self.args, dict(self.kwargs)))
         return args, kwargs
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The tensors among the arguments, those that an iterator yields included."""
+        """The tensors among the arguments, those that an iterator yields or an object holds included."""
         leaves = tree_leaves(_spread((self.args, dict(self.kwargs))))
-        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        return [part for leaf in leaves for part in parts_of(leaf) if isinstance(part, Tensor)]
 
     @property
     def on_meta(self) -> bool:
@@ -104,13 +103,18 @@ def _spread(values: Any) -> Any:
     return tree_map(lambda leaf: _spread(leaf.items) if isinstance(leaf, _Replayed) else leaf, values)
 
 
-def _copied(value: Any) -> Any:
-    """Return a copy of an object that a run may write into; what cannot be copied goes as it is."""
-    if isinstance(value, (nn.Module, torch.Generator, types.ModuleType)) or callable(value):
+def _copied(value: Any, renew: Callable[[Tensor], Tensor]) -> Any:
+    """Return a copy of an object that a run may write into; what cannot be copied goes as it is.
+
+    The tensors in it are converted like any other: a cache of keys and values that somebody has filled with
+    grad mode on has a history, and a tensor with a history refuses to be copied.
+    """
+    if type(value) in ATOMS or isinstance(value, SHARED) or callable(value):
         return value
+    parts = {id(part): renew(part) if isinstance(part, Tensor) else part for part in parts_of(value)}
     try:
-        return copy.deepcopy(value)
-    except Exception:  # a lock, a file, a tensor with a history: whatever a class refuses to copy
+        return copy.deepcopy(value, parts)
+    except Exception:  # a lock, a file: whatever a class refuses to copy
         return value
 
 

@@ -103,7 +103,10 @@ def stored_bytes(tensor: Tensor) -> int:
 
     A quantised weight stores other tensors than the one that it says it is.
     """
-    held = [tensor] if type(tensor) in _PLAIN else [*parts_of(tensor)] or [tensor]
+    is_plain = type(tensor) in _PLAIN
+    if is_plain and tensor.layout is torch.strided:  # as most are
+        return tensor.nbytes
+    held = [tensor] if is_plain else [*parts_of(tensor)] or [tensor]
     return sum(part.nbytes for part in _stored_parts(held))
 
 

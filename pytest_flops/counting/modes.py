@@ -9,7 +9,7 @@ from torch import nn
 
 
 def switch_mode(root: nn.Module, modules: Iterable[nn.Module], *, train: bool) -> None:
-    """Put a model, with these modules, into training or eval mode; call it inside `preserve.untouched`.
+    """Put a model, with these modules, into training or eval mode; call it inside `preserve.Untouched`.
 
     Modules that override `train` to stay frozen do. One that `torch.export` made refuses: it stays in the
     mode that it was exported in.

@@ -1,150 +1,157 @@
-"""Leaving a model and its process as they were found, also when the model raises.
+"""Leaving a model and its process as they were found, also when the model raises or a signal ends the run.
 
 A trace runs the user's code, which may assign attributes, register hooks, draw random numbers or change
-defaults. What it writes *into* tensors is put back by `UndoLog`, the rest by `untouched`.
+defaults. What it writes *into* tensors is put back by `UndoLog`, the rest by `Untouched`. Either can be
+told to any number of times: an exception from outside may come at any moment, putting back included.
 """
 
 from __future__ import annotations
 
-import collections
-import random
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from operator import is_
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_CONTAINERS = frozenset(
-    {dict, list, set, collections.OrderedDict, collections.defaultdict, collections.deque}
-)
-_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size})
-_STANDARD = frozenset(vars(nn.Module()))
-_STORES = tuple(name for name, value in vars(nn.Module()).items() if type(value) in _CONTAINERS)
-_NOT_THE_USERS = frozenset({"torch", "numpy", *sys.stdlib_module_names})
-"""Packages whose objects are left alone: loggers, locks, functions, optimizers."""
+from pytest_flops.counting.belongings import belongings_of
+from pytest_flops.counting.caches import FreshCaches
+from pytest_flops.counting.places import Slot, is_same, picker, put_back, put_items_back
+from pytest_flops.counting.process import ProcessState
+from pytest_flops.counting.reach import CONTAINERS, Reached, slots_of
+
+_stores_of = picker(name for name, value in vars(nn.Module()).items() if type(value) in CONTAINERS)
+_tensors_of = picker(["_parameters", "_buffers"])
 
 
-@contextmanager
-def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Put back, at the end of the block, all that running these modules may have changed around the tensors.
+class Untouched:
+    """Put back, at the end of a block, all that running modules in it may have changed around the tensors.
 
     Attributes (and the containers and plain objects reachable from them), hooks, train and eval flags, the
-    storage, gradient and `requires_grad` of parameters and buffers; the random states of torch, Python and
-    NumPy; the default dtype and device; the fast path of attention. Inside the block every draw is the same
-    each time, so that a layer dropped at random does not make two counts differ.
+    storage, gradient and `requires_grad` of parameters and buffers, what the modules' code leads to
+    elsewhere, and the state of the process. Inside the block every draw of a random number is the same each
+    time, so that a layer dropped at random does not make two counts differ, and the caches of `functools`
+    are empty.
+
+    `also` is what may be changed besides what belongs to the modules; `set_up` is called at the start.
     """
-    attributes = [(module.__dict__, dict(module.__dict__)) for module in modules]
-    own = [values[name] for _, values in attributes for name in _STORES if name in values]
-    users = [value for _, values in attributes for name, value in values.items() if name not in _STANDARD]
-    containers = [*own, *_reachable(users)]
-    filled = [(found, found.copy()) for found in containers if found]
-    empty = [found for found in containers if not found]
-    tensors = [
-        # `.data` is an alias of its own: assigning to `parameter.data` leaves it at the old storage.
-        (tensor, tensor.data, tensor.grad if tensor.is_leaf else None, tensor.requires_grad)
-        for _, values in attributes
-        for store in ("_parameters", "_buffers")
-        for tensor in values[store].values()
-        if tensor is not None
-    ]
-    with ExitStack() as stack:
-        stack.callback(_restore_tensors, tensors)
-        stack.callback(_restore_containers, filled, empty)
-        stack.callback(_restore_attributes, attributes)
-        _preserve_process(stack)
-        yield
 
+    def __init__(
+        self,
+        modules: Iterable[nn.Module],
+        also: Reached | None = None,
+        set_up: Callable[[Untouched], object] | None = None,
+    ) -> None:
+        self.modules, found = belongings_of(modules, also)
+        """The modules, and those that they hide from `nn.Module.modules`."""
+        found.add(also or Reached())
+        self.places = found.places
+        """Where else tensors are that want a gradient."""
+        self.process = ProcessState()
+        """The state of the process, to be entered and left through."""
+        self._attributes = [(module.__dict__, module.__dict__.copy()) for module in self.modules]
+        own = chain.from_iterable(map(_stores_of, (values for _, values in self._attributes)))
+        containers = [*own, *(held for held in found.stores if type(held) in CONTAINERS)]
+        self._filled = [(held, held.copy()) for held in containers if held]
+        self._empty = [held for held in containers if not held]
+        self._slots = [(slot, slot.get()) for slot in [*found.places, *_slots_in(found.stores)]]
+        self._tensors = [*map(_kept, found.tensors), *self._parameters_and_buffers()]
+        self._generators = [_state_of(generator) for generator in found.generators]
+        self._caches = FreshCaches(found.caches, found.computed)
+        self._set_up = set_up
+        self._is_done = False
 
-def _reachable(values: Iterable[Any]) -> Iterator[Any]:
-    """Yield the containers that can be reached from values, and the `__dict__` of plain objects."""
-    seen: set[int] = set()
-    waiting = list(values)
-    while waiting:
-        value = waiting.pop()
-        kind = type(value)
-        if kind in _ATOMS or isinstance(value, (Tensor, nn.Module)) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        if kind in _CONTAINERS:
-            yield value
-            waiting.extend(value.values() if isinstance(value, dict) else value)
-        elif kind is tuple:
-            waiting.extend(value)
-        elif kind.__module__.partition(".")[0] not in _NOT_THE_USERS:
-            own = getattr(value, "__dict__", None)
-            if isinstance(own, dict):  # of a class it is a proxy
-                yield own
-                waiting.extend(own.values())
+    def _parameters_and_buffers(self) -> list[_Kept]:
+        return [
+            _kept(tensor)
+            for _, values in self._attributes
+            for store in _tensors_of(values)
+            for tensor in store.values()
+            if tensor is not None
+        ]
 
+    def __enter__(self) -> Untouched:
+        try:
+            self.process.start_afresh()
+            self._caches.empty()
+            if self._set_up is not None:
+                self._set_up(self)
+        except BaseException:
+            self.restore()
+            raise
+        return self
 
-def _restore_attributes(attributes: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    for found, saved in attributes:
-        found.clear()
-        found.update(saved)
+    def __exit__(self, *error: object) -> None:
+        try:
+            self.restore()
+        finally:
+            self.restore()
 
+    def restore(self) -> None:
+        """Put all back, if that is not done."""
+        if self._is_done:
+            return
+        with ExitStack() as stack:  # each of them, even if one raises; the last one first
+            stack.callback(self._restore_tensors)
+            stack.callback(self._restore_places)
+            stack.callback(self._restore_attributes)
+            stack.callback(self._caches.restore)
+            stack.callback(self.process.restore)
+        self._is_done = True
 
-def _restore_containers(filled: list[tuple[Any, Any]], empty: list[Any]) -> None:
-    for found, saved in filled:
-        if not _is_same(found, saved):
+    def _restore_attributes(self) -> None:
+        for found, saved in self._attributes:
+            put_items_back(found, saved)
+
+    def _restore_places(self) -> None:
+        for found, saved in self._filled:
+            if not is_same(found, saved):
+                put_back(found, saved)
+        for found in self._empty if any(self._empty) else ():
             found.clear()
-            (found.extend if isinstance(found, (list, collections.deque)) else found.update)(saved)
-    for found in empty:
-        if found:
-            found.clear()
+        for slot, value in self._slots:
+            if slot.get() is not value:
+                slot.put(value)
+
+    def _restore_tensors(self) -> None:
+        for write, state in self._generators:
+            write(state)
+        for tensor, data, address, grad, requires_grad in self._tensors:
+            if tensor.shape != data.shape or (address is not None and tensor.data_ptr() != address):
+                tensor.data = data
+            if tensor.requires_grad != requires_grad:
+                tensor.requires_grad_(requires_grad)
+            if tensor.is_leaf and tensor.grad is not grad:
+                tensor.grad = grad
 
 
-def _is_same(found: Any, saved: Any) -> bool:
-    """Tell whether a container holds the very objects that it held, in their order."""
-    if len(found) != len(saved):
-        return False
-    if isinstance(found, dict) and not all(map(is_, found.values(), saved.values())):
-        return False
-    return all(map(is_, found, saved))
+_Kept = tuple[Tensor, Tensor, int | None, Tensor | None, bool]
 
 
-def _restore_tensors(tensors: list[tuple[Tensor, Tensor, Tensor | None, bool]]) -> None:
-    for tensor, data, grad, requires_grad in tensors:
-        is_strided = tensor.layout is torch.strided
-        if tensor.shape != data.shape or (is_strided and tensor.data_ptr() != data.data_ptr()):
-            tensor.data = data
-        if tensor.requires_grad != requires_grad:
-            tensor.requires_grad_(requires_grad)
-        if tensor.is_leaf and tensor.grad is not grad:
-            tensor.grad = grad
+def _kept(tensor: Tensor) -> _Kept:
+    """Return a tensor, its data and where that is, its gradient and whether it wants one."""
+    data = tensor.data  # an alias of its own: assigning to `parameter.data` leaves it at the old storage
+    address = data.data_ptr() if data.layout is torch.strided else None
+    return tensor, data, address, tensor.grad if tensor.is_leaf else None, tensor.requires_grad
 
 
-def _preserve_process(stack: ExitStack) -> None:
-    stack.enter_context(torch.random.fork_rng(devices=_cuda_devices()))
-    torch.default_generator.manual_seed(0)
-    if _cuda_devices():
-        torch.cuda.manual_seed_all(0)
-    stack.callback(random.setstate, random.getstate())
-    random.seed(0)
-    if (numpy := sys.modules.get("numpy")) is not None:
-        stack.callback(numpy.random.set_state, numpy.random.get_state())
-        numpy.random.seed(0)
-    stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-    stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-    stack.callback(_restore_default_device, _default_device())
+def _slots_in(stores: Iterable[Any]) -> list[Slot]:
+    """Return the places in objects that have no `__dict__`."""
+    kinds: list[tuple[Any, type]] = [(held, type(held)) for held in stores]
+    return [Slot(held, name) for held, kind in kinds if kind not in CONTAINERS for name in slots_of(kind)]
 
 
-def _default_device() -> torch.device:
-    try:
-        return torch.get_default_device()
-    except AttributeError:  # torch 2.5, once the default has been set back to None
-        return torch.device("cpu")
-
-
-def _restore_default_device(device: torch.device) -> None:
-    if _default_device() != device:
-        torch.set_default_device(None if device.type == "cpu" else device)
-
-
-def _cuda_devices() -> list[int]:
-    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+def _state_of(generator: Any) -> tuple[Callable[[Any], object], Any]:
+    """Return how to set the state of a generator of random numbers, and the state that it has."""
+    for source in (generator, getattr(generator, "bit_generator", None)):
+        for read, write in (("get_state", "set_state"), ("getstate", "setstate")):
+            if hasattr(source, read):
+                return getattr(source, write), getattr(source, read)()
+        if source is not None and hasattr(source, "state"):
+            return partial(setattr, source, "state"), source.state
+    return lambda state: None, None
 
 
 class UndoLog:
@@ -170,7 +177,10 @@ class UndoLog:
     def restore(self) -> None:
         """Write the saved contents back; call it outside the mode."""
         for storage, contents in self._saved.values():
-            storage.copy_(contents)
+            if (
+                storage.nbytes() == contents.nbytes()
+            ):  # else the run has let it go, and will not want it filled
+                storage.copy_(contents)
         self._saved.clear()
 
 

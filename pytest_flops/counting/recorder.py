@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from pytest_flops.counting.autocast import Autocast
 from pytest_flops.counting.callers import Methods, Place
-from pytest_flops.counting.declared import counted_by
+from pytest_flops.counting.declared import count_by
 from pytest_flops.counting.devices import ANSWERS, Answer, Devices
 from pytest_flops.counting.fx_names import Names, identity_of, is_leaf, operator_identity, wrote_operator
 from pytest_flops.counting.subject import Subject
@@ -153,6 +153,12 @@ class Recorder(TorchFunctionMode):
         self._raised: tuple[BaseException, str] | None = None
         self._thread = threading.get_ident()
         self.problem: TraceError | None = None
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the mode, unless PyTorch had just taken it off when something broke the run off."""
+        stack = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+        if stack and stack[-1] is self:
+            super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     @property
     def where(self) -> str:
@@ -364,11 +370,11 @@ class Recorder(TorchFunctionMode):
         return step
 
 
-@contextmanager
-def recording(recorder: Recorder, meter: Meter, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Record every function call, and every call of `modules` (by path), until the end of the block.
+def recording(recorder: Recorder, meter: Meter, modules: Mapping[str, nn.Module]) -> Recorder:
+    """Return a context in which every function call is recorded, and every call of `modules` (by path).
 
-    The modules keep an attribute each, which `preserve.untouched` around this block takes away.
+    The modules keep an attribute each, and `declared` the recorder: `preserve.Untouched` around this block
+    puts both back.
     """
     # `nn.Module.__call__` hands over to this private attribute, as `module.compile()` sets it: one of the
     # instance, where patching the class would empty the attribute cache of every module class (3 ms), and
@@ -377,5 +383,5 @@ def recording(recorder: Recorder, meter: Meter, modules: Mapping[str, nn.Module]
         module.__dict__["_compiled_call_impl"] = functools.partial(recorder.run_module, module, path)
     recorder.meter = meter
     recorder.methods = Methods(modules, end=Subject.run.__code__)
-    with recorder, counted_by(recorder):
-        yield
+    count_by(recorder)
+    return recorder

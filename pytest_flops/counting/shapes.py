@@ -48,6 +48,7 @@ from pytest_flops.counting.op_results import (
     specify,
 )
 from pytest_flops.counting.preserve import UndoLog, storage_address
+from pytest_flops.counting.process import leave_inference_mode
 from pytest_flops.counting.shape_rules import result_by_rule
 from pytest_flops.counting.subclasses import hand_over, has_code
 from pytest_flops.counting.tally import Tally
@@ -142,6 +143,21 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._written: set[int] = set()
         self._inferring = False
         self._outcomes = memo.current()
+        self._kinds = {mode: torch.inference_mode(mode) for mode in (True, False)}
+
+    def close(self) -> None:
+        """Put back what was written, and end the account; may be called any number of times."""
+        self.undo.restore()
+        self.memory.close()
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave the mode, unless PyTorch had just taken it off when something broke the run off."""
+        for kind in self._kinds.values():  # before the run's own is left: each brings back what it found
+            leave_inference_mode(kind)
+        # Private, like the stack of modes itself
+        depth = torch._C._len_torch_dispatch_stack()
+        if depth and torch._C._get_dispatch_stack_at(depth - 1) is self:
+            super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -377,7 +393,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return meta_like(tensor)
         key = id(tensor)
         if key not in self._stand_ins:
-            with torch.inference_mode(tensor.is_inference()):  # a view must be of its base's kind
+            with self._kinds[tensor.is_inference()]:  # a view must be of its base's kind
                 stand_in = meta_like(tensor)
             if key in self._symbolic:
                 self._stand_ins[key] = tensor, stand_in

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -112,8 +112,7 @@ def _subclasses(kind: type[Tensor]) -> Iterator[type[Tensor]]:
         yield from _subclasses(subclass)
 
 
-@contextmanager
-def constructible(kinds: Sequence[type[Tensor]]) -> Iterator[None]:
+def make_constructible(kinds: Sequence[type[Tensor]]) -> None:
     """Let the constructor that classes have from `Tensor` run without modes: it is no work."""
 
     def new(cls: type[Tensor], *args: Any, **kwargs: Any) -> Any:
@@ -124,8 +123,10 @@ def constructible(kinds: Sequence[type[Tensor]]) -> Iterator[None]:
 
     for kind in kinds:
         kind.__new__ = new  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        for kind in kinds:
+
+
+def take_constructors_back(kinds: Sequence[type[Tensor]]) -> None:
+    """Give classes the constructor of `Tensor` again, as far as that is not done."""
+    for kind in kinds:
+        if "__new__" in vars(kind):
             del kind.__new__

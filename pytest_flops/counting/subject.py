@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 import types
@@ -13,59 +14,77 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pytest_flops.counting.inputs import Inputs
 from pytest_flops.counting.live_memory import stored_bytes
+from pytest_flops.counting.modes import switch_mode
+from pytest_flops.counting.places import Slot, is_atomic
+from pytest_flops.counting.reach import Reached, Search, arguments_of
+from pytest_flops.counting.sharding import is_sharded, may_be_parallel, refuse_parallel
 from pytest_flops.errors import TraceError
+
+_NO_INPUTS = Inputs((), {})
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is counted: something to call, and the modules it is made of."""
+    """What is counted: something to call, and the modules that it runs."""
 
     name: str
-    call: Callable[..., Any]
+    called: list[Callable[..., Any]]
+    """What is called: in a list, so that a run can put another in its place."""
     signature: inspect.Signature | None
     root: nn.Module | None
+    """The module that is called; a function has none."""
     modules: Mapping[str, nn.Module]
+    """All modules by path. Those that a function reaches have the names that its code has for them."""
+    outermost: Sequence[nn.Module]
+    """The modules that are in no other."""
+    reached: Reached
+    """What else the function and its arguments lead to."""
     parameters: Sequence[Tensor]
     buffers: Sequence[Tensor]
 
     @classmethod
-    def of(cls, model: Any) -> Subject:
-        """Reach the model under its wrappers, and refuse what cannot be seen into."""
+    def of(cls, model: Any, inputs: Inputs = _NO_INPUTS) -> Subject:
+        """Reach the model under its wrappers, or a function's modules; refuse what cannot be seen into."""
         model = _unwrapped(model)
-        if isinstance(model, type):
-            raise TraceError(f"{model.__name__} is a class: count an instance of it.")
-        if not callable(model):
-            raise TraceError(
-                f"Cannot count {model!r:.80}: expected a torch.nn.Module, a method of one or a function, "
-                f"not {type(model).__name__}."
-            )
-        if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-            raise TraceError(
-                f"{_script_name(model)} is TorchScript, which hides its modules: count the model that "
-                "torch.jit.script or torch.jit.trace was called on."
-            )
-        root = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
-        root = root if isinstance(root, nn.Module) else None
+        _refuse(model)
+        root = _called_module(model)
         name = type(model).__name__ if model is root else getattr(model, "__qualname__", type(model).__name__)
-        modules = dict(root.named_modules()) if root is not None else {}
+        name = name.rpartition("<locals>.")[2]
+        signature = _signature(root.forward if root is not None and model is root else model)
+        called = [model]
+        reached = _reached(called, root, inputs, signature)
+        outermost, modules = _by_path(root, reached.modules)
         _refuse_lazy(name, modules)
         _refuse_script(name, modules)
+        loose = [tensor for tensor in reached.tensors if isinstance(tensor, nn.Parameter)]
+        owned = [tensor for module in modules.values() for tensor in module._parameters.values()]
+        parameters = _unique([*owned, *loose])
+        buffers = _unique(t for module in modules.values() for t in module._buffers.values())
+        if may_be_parallel():
+            refuse_parallel(name, modules, [*parameters, *buffers, *reached.tensors, *inputs.tensors])
         return cls(
-            name=name.rpartition("<locals>.")[2],
-            call=model,
-            signature=_signature(root.forward if root is not None and model is root else model),
+            name=name,
+            called=called,
+            signature=signature,
             root=root,
-            modules={
-                path.replace("_orig_mod.", "").removesuffix("._orig_mod"): m for path, m in modules.items()
-            },
-            parameters=_unique(t for module in modules.values() for t in module._parameters.values()),
-            buffers=_unique(t for module in modules.values() for t in module._buffers.values()),
+            modules=modules,
+            outermost=outermost,
+            reached=reached,
+            parameters=parameters,
+            buffers=buffers,
         )
+
+    def set_mode(self, *, train: bool) -> None:
+        """Put all modules into training or eval mode; call it inside `preserve.Untouched`."""
+        if train or any(module.training for module in self.modules.values()):
+            for module in self.outermost:
+                switch_mode(module, module.modules(), train=train)
 
     def run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Call the model; of a generator run the body too, which would run only when somebody asks for it."""
-        output = self.call(*args, **kwargs)
+        output = self.called[0](*args, **kwargs)
         return list(output) if isinstance(output, Iterator) else output
 
     @property
@@ -84,6 +103,11 @@ class Subject:
         return any(tensor.is_meta for tensor in [*self.parameters, *self.buffers])
 
     @property
+    def is_sharded(self) -> bool:
+        """Tell whether its parameters are spread over ranks, so that it has no whole ones to run with."""
+        return may_be_parallel() and is_sharded(set(map(type, self.modules.values())))
+
+    @property
     def device(self) -> torch.device | None:
         """The one device that all parameters and buffers live on, if there is one."""
         devices = {tensor.device for tensor in [*self.parameters, *self.buffers]}
@@ -92,7 +116,7 @@ class Subject:
     @property
     def types(self) -> dict[str, str]:
         """The class name of every module, by path."""
-        return {path: type(module).__name__ for path, module in self.modules.items()} or {"": self.name}
+        return {"": self.name} | {path: type(module).__name__ for path, module in self.modules.items()}
 
 
 def _unwrapped(model: Any) -> Any:
@@ -108,6 +132,69 @@ def _unwrapped(model: Any) -> Any:
             model = model._torchdynamo_orig_callable
         else:
             return model
+
+
+def _refuse(model: Any) -> None:
+    """Refuse what is no model, or none that can be seen into."""
+    if isinstance(model, type):
+        raise TraceError(f"{model.__name__} is a class: count an instance of it.")
+    if not callable(model):
+        raise TraceError(
+            f"Cannot count {model!r:.80}: expected a torch.nn.Module, a method of one or a function, "
+            f"not {type(model).__name__}."
+        )
+    if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise TraceError(
+            f"{_script_name(model)} is TorchScript, which hides its modules: count the model that "
+            "torch.jit.script or torch.jit.trace was called on."
+        )
+
+
+def _called_module(model: Any) -> nn.Module | None:
+    """Return the module that is called: the model itself, or that of its method, or of a partial."""
+    while not isinstance(model, nn.Module):
+        if isinstance(model, functools.partial):
+            model = model.func
+        elif isinstance(model, types.MethodType):
+            model = model.__self__
+        else:
+            return None
+    return model
+
+
+def _reached(
+    called: list[Any], root: nn.Module | None, inputs: Inputs, signature: inspect.Signature | None
+) -> Reached:
+    """Return what a function and the arguments lead to; of a module, or its method, what the arguments do."""
+    is_partial, values = isinstance(called[0], functools.partial), (*inputs.args, *inputs.kwargs.values())
+    if root is not None and not is_partial and all(isinstance(v, Tensor) or is_atomic(v) for v in values):
+        return Reached()  # as it nearly always is
+    search, given = Search(exact=True), Search(exact=True, whole=True)
+    if root is None:
+        search.follow(called[0], slot=Slot(called, 0))
+    else:
+        search.found.note(Slot(called, 0), called[0])
+    own = arguments_of(called[0]) if root is not None and is_partial else {}
+    for name, value in (own | inputs.named(signature)).items():
+        given.follow(value, (name,))
+    search.found.add(given.found)
+    return search.found
+
+
+def _by_path(
+    root: nn.Module | None, reached: Mapping[str, nn.Module]
+) -> tuple[list[nn.Module], dict[str, nn.Module]]:
+    """Return the modules that are in no other, and all modules by path."""
+    seen: set[nn.Module] = set()
+    found = dict(root.named_modules(seen)) if root is not None else {}
+    outermost = [root] if root is not None else []
+    inside = {id(m) for module in reached.values() for m in module.modules() if m is not module}
+    for path, module in reached.items():
+        if module not in seen and id(module) not in inside:
+            outermost.append(module)
+            found.update(module.named_modules(seen, path if path not in found else f"{path}_1"))
+    modules = {path.replace("_orig_mod.", "").removesuffix("._orig_mod"): m for path, m in found.items()}
+    return outermost, modules
 
 
 def _refuse_lazy(name: str, modules: Mapping[str, nn.Module]) -> None:

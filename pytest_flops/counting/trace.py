@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,28 +13,30 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves  # private, for want of a public one
 
-from pytest_flops.counting.autocast import Autocast, autocast_told_to
-from pytest_flops.counting.backward import TrainingRecorder, asking_as, run_backward, under_autograd
+from pytest_flops.counting.autocast import Autocast, tell_of_autocast
+from pytest_flops.counting.backward import TrainingRecorder, asking_as, go_under_autograd, run_backward
 from pytest_flops.counting.devices import Devices
 from pytest_flops.counting.inputs import Inputs
-from pytest_flops.counting.modes import switch_mode
 from pytest_flops.counting.op_results import meta_like
-from pytest_flops.counting.preserve import untouched
+from pytest_flops.counting.preserve import Untouched
+from pytest_flops.counting.process import settle
 from pytest_flops.counting.recorder import Recorder, recording
 from pytest_flops.counting.shapes import CPU, NeedsAutogradError, NeedsRealTensorsError, ShapeMode
+from pytest_flops.counting.sharding import make_whole
 from pytest_flops.counting.subclasses import (
     classes_refused,
-    constructible,
     has_code,
     like_its_class,
+    make_constructible,
     parts_of,
+    take_constructors_back,
     with_parts,
 )
 from pytest_flops.counting.subject import Subject
 from pytest_flops.counting.tally import added_up
 from pytest_flops.counting.tracebacks import model_lines, shortened
 from pytest_flops.counting.unseen import ADDRESSES, asked_for_data
-from pytest_flops.counting.whole import counting_composites_whole
+from pytest_flops.counting.whole import counting_composites_whole, kernels_in_place, take_kernels_away
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import FORMULAS_VERSION
 from pytest_flops.results.report import KERNEL, Report
@@ -90,12 +91,15 @@ class Prepared:
         cls, model: Callable[..., Any], args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Prepared:
         """Prepare a model and the arguments of `trace`; raise `TraceError` for what cannot be counted."""
-        return cls(model, Subject.of(model), Inputs.of(args, kwargs or {}))
+        inputs = Inputs.of(args, kwargs or {})
+        return cls(model, Subject.of(model, inputs), inputs)
 
     @property
-    def on_meta(self) -> bool:
-        """Whether there is something without values, so that a run on real tensors is out of reach."""
-        return self.subject.lives_on_meta or self.inputs.on_meta
+    def lacks_values(self) -> str:
+        """Why a run on real tensors is out of reach; "" where it is not."""
+        if self.subject.lives_on_meta or self.inputs.on_meta:
+            return "it, or an input, lives on meta"
+        return "fully_shard spread its parameters over ranks" if self.subject.is_sharded else ""
 
 
 @dataclass(frozen=True)
@@ -139,10 +143,8 @@ def traced(prepared: Prepared, mode: Mode, execute: Execute = "auto") -> Traced:
 
 def _traced(prepared: Prepared, mode: Mode, execute: Execute) -> Traced:
     if execute == "real":
-        if prepared.on_meta:
-            raise TraceError(
-                f"{prepared.subject.name} cannot run on real tensors: it, or an input, lives on meta."
-            )
+        if prepared.lacks_values:
+            raise TraceError(f"{prepared.subject.name} cannot run on real tensors: {prepared.lacks_values}.")
         run, failure = _attempted(prepared, mode, real=True)
         if failure is not None:
             raise run.explain(failure)
@@ -150,7 +152,7 @@ def _traced(prepared: Prepared, mode: Mode, execute: Execute) -> Traced:
     first, first_failure = _attempted(prepared, mode, real=False)
     if first_failure is None:
         return Traced(prepared, first)
-    if execute == "meta" or prepared.on_meta:
+    if execute == "meta" or prepared.lacks_values:
         raise first.explain(first_failure)
     run, failure = _attempted(prepared, mode, real=True)
     if failure is None:
@@ -208,15 +210,29 @@ class Run:
         """Run the model; return what went wrong, if anything did, also when the model swallowed it."""
         for name in inputs.named(self._subject.signature):
             self.recorder.mark("placeholder", name)
+        found = Untouched(self._subject.modules.values(), self._subject.reached)
+        around, kernels = self._surroundings(found, inputs), kernels_in_place()
+        put_back = partial(self._put_back, found, around, kernels)
         try:
-            with self._surroundings(inputs) as (args, kwargs):
-                self._finish(self._subject.run(args, kwargs))
+            try:
+                with found, around as (args, kwargs):
+                    self._finish(self._subject.run(args, kwargs))
+            finally:
+                put_back()
         except Exception as err:
             return err
         finally:
-            self._shapes.undo.restore()
-            self._shapes.memory.close()
+            put_back()  # again: an exception from outside may have broken the first time off
         return self._shapes.failure or self.recorder.problem
+
+    def _put_back(self, found: Untouched, around: Any, kernels: int) -> None:
+        """Put all back, as far as that is not done yet."""
+        around.gen.close()  # by now, and not when Python finds the time: what it ends may be somebody else's
+        take_kernels_away(kernels)
+        take_constructors_back(self._made)
+        self._shapes.close()
+        found.restore()
+        self.recorder.devices = self.recorder.autocast = None  # which would keep the model alive
 
     def _finish(self, output: Any) -> None:
         if isinstance(output, (Awaitable, AsyncIterator)):
@@ -238,38 +254,27 @@ class Run:
                 run_backward(self._subject.name, output)
 
     @contextmanager
-    def _surroundings(self, inputs: Inputs) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    def _surroundings(
+        self, found: Untouched, inputs: Inputs
+    ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Set all up for the run; yield its own arguments."""
         with ExitStack() as stack:
-            stack.enter_context(untouched(self._subject.modules.values()))
-            torch.backends.mha.set_fastpath_enabled(False)
-            self._set_mode()
-            stack.enter_context(torch.inference_mode(self.inference))
-            # TorchScript learns from its first runs, and computes with what it has learned: not the same ops
-            stack.enter_context(torch.jit.optimized_execution(False))  # type: ignore[attr-defined]
-            if self._made:
-                stack.enter_context(constructible(self._made))
+            settle()
+            self._subject.set_mode(train=self._mode.train)
+            if self._subject.is_sharded:
+                make_whole(found.modules)
+            stack.enter_context(found.process.inference_mode(self.inference))
+            make_constructible(self._made)
             devices = Devices(self._subject, inputs)
             self.recorder.devices = None if self._real else devices
-            stack.callback(setattr, self.recorder, "devices", None)  # which would keep the model alive
-            autocast = Autocast(devices, self._shapes, real=self._real)
-            stack.enter_context(autocast_told_to(self.recorder, autocast))
-            if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            tell_of_autocast(self.recorder, Autocast(devices, self._shapes, real=self._real))
             if isinstance(self.recorder, TrainingRecorder):
-                modules = list(self._subject.modules.values())
-                stack.enter_context(under_autograd(self.recorder, modules, on_meta=not self._real))
+                go_under_autograd(self.recorder, found, on_meta=not self._real)
             given = inputs.fresh(self._real_input if self._real else partial(_symbolic_input, self._shapes))
             stack.enter_context(self._shapes)
             stack.enter_context(recording(self.recorder, self._shapes, self._subject.modules))
             stack.enter_context(counting_composites_whole(self.recorder, under_autograd=not self.inference))
             yield given
-
-    def _set_mode(self) -> None:
-        """Put the model into training or eval mode."""
-        root, modules = self._subject.root, self._subject.modules.values()
-        if root is not None and (self._mode.train or any(module.training for module in modules)):
-            switch_mode(root, modules, train=self._mode.train)
 
     def _real_input(self, tensor: Tensor) -> Tensor:
         device = self._subject.device

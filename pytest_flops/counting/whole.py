@@ -76,9 +76,27 @@ def _has_kernel(func: OpOverload, key: str) -> bool:
 def _kernels(func: OpOverload, keys: list[str], kernel: Callable[..., Any]) -> Iterator[None]:
     # Private, and what PyTorch's own tests use: the public `Library` has no public way to end
     with torch.library._scoped_library(func.namespace, "IMPL") as library:
+        _in_place.append(library)
         for key in keys:
             library.impl(func, kernel, key)
         yield
+    if library in _in_place:
+        _in_place.remove(library)
+
+
+_in_place: list[torch.library.Library] = []
+
+
+def kernels_in_place() -> int:
+    """Return how many libraries of kernels there are in the dispatcher."""
+    return len(_in_place)
+
+
+def take_kernels_away(before: int) -> None:
+    """Take away those that are more than there were before, because something broke their end off."""
+    while len(_in_place) > before:
+        _in_place[-1]._destroy()  # type: ignore[no-untyped-call]
+        _in_place.pop()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from pytest_flops.counting.inputs import Inputs
-from pytest_flops.counting.modes import switch_mode
 from pytest_flops.counting.op_results import META
-from pytest_flops.counting.preserve import untouched
+from pytest_flops.counting.preserve import Untouched
 from pytest_flops.counting.subject import Subject
 from pytest_flops.counting.trace import Mode, Prepared, Run, Traced, traced
 from pytest_flops.errors import MeasurementError
@@ -72,17 +71,14 @@ class Ready:
         """Return the arguments for one run, on the model's device."""
         return self.inputs.fresh(lambda tensor: tensor.detach().to(self.device, copy=True))
 
-    @contextmanager
-    def surroundings(self) -> Iterator[None]:
-        """Set up a run: eval or training mode, and no gradients unless the model takes some itself."""
-        root, modules = self.subject.root, self.subject.modules.values()
-        with ExitStack() as stack:
-            stack.enter_context(untouched(modules))
-            if root is not None and (self.train or any(module.training for module in modules)):
-                switch_mode(root, modules, train=self.train)
-            stack.enter_context(torch.inference_mode(self.run.inference))
-            stack.enter_context(torch.set_grad_enabled(not self.run.inference))
-            yield
+    def surroundings(self) -> Untouched:
+        """Return what sets up a run: eval or training mode, and no gradients unless the model takes some."""
+        return Untouched(self.subject.modules.values(), self.subject.reached, self._set_up)
+
+    def _set_up(self, found: Untouched) -> None:
+        self.subject.set_mode(train=self.train)
+        found.process.inference_mode(self.run.inference).__enter__()
+        torch._C._set_grad_enabled(not self.run.inference)
 
 
 def device_of(prepared: Prepared) -> torch.device:
@@ -91,6 +87,10 @@ def device_of(prepared: Prepared) -> torch.device:
     Raises `MeasurementError` where there is more than one, or one other than a CPU or a CUDA device.
     """
     subject = prepared.subject
+    if subject.is_sharded:
+        raise MeasurementError(
+            f"Cannot measure {subject.name}: fully_shard spread its parameters over ranks. Measure it before."
+        )
     own = {tensor.device for tensor in [*subject.parameters, *subject.buffers]}
     given = {tensor.device for tensor in prepared.inputs.tensors}
     if META in given - own:

@@ -60,12 +60,32 @@ def fast_path(enabled: bool) -> Iterator[None]:
 
 
 @contextmanager
+def precision(of_products: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(of_products)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
 def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@contextmanager
+def work_on_every_module() -> Iterator[None]:
+    """What a profiler does, or a test that forgot to take its hook away."""
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, output: output * 1.0)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 CIRCUMSTANCES: dict[str, Callable[[], Any]] = {
@@ -85,6 +105,9 @@ CIRCUMSTANCES: dict[str, Callable[[], Any]] = {
     "no gradients": torch.no_grad,
     "inference mode": torch.inference_mode,
     "deterministic": deterministic,
+    "looking for anomalies": lambda: torch.autograd.set_detect_anomaly(True),
+    "a hook on every module": work_on_every_module,
+    "another precision": lambda: precision("medium"),
     "on meta by default": lambda: torch.device("meta"),
 }
 
@@ -117,6 +140,9 @@ BACKWARD = [
     "autocast",
     "no oneDNN",
     "two threads",
+    "deterministic",
+    "looking for anomalies",
+    "a hook on every module",
 ]
 
 

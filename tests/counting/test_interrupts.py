@@ -1,0 +1,55 @@
+"""A trace may be broken off at any moment: see `tests/interrupts.py`, which breaks off thousands."""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from pytest_flops import trace
+from tests.interrupts import WAYS, Busy, broken_off, damage, traced_by
+
+
+# What is raised while Python drops a tensor cannot be: Python says so, and goes on.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_trace_that_is_broken_off_leaves_all_as_it_was(way: str) -> None:
+    assert list(damage(24, seed=len(way), **WAYS[way])) == []
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Keep Python from collecting garbage in the middle of a run: what is raised there is swallowed."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_inference_mode_within_inference_mode_is_left_first() -> None:
+    model, x = Busy(), torch.ones(3, 5)
+    run = functools.partial(trace, model, x)
+    run()
+    entering: list[int] = []
+    count = 0
+
+    def at_line(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        if event == "line" and frame.f_code is torch.inference_mode.__enter__.__code__:
+            entering.append(count - 1)
+        return at_line
+
+    with traced_by(at_line):
+        run()
+    for moment in (
+        line + shift for line in entering for shift in range(-3, 4)
+    ):  # runs differ by a line or two
+        err = broken_off(run, moment)  # kept: what only its end would undo stays broken
+        assert err is not None
+        assert not torch.is_inference_mode_enabled()
