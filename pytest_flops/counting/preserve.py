@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from pytest_flops.counting.belongings import belongings_of
 from pytest_flops.counting.caches import FreshCaches
 from pytest_flops.counting.places import Slot, is_same, picker, put_back, put_items_back
-from pytest_flops.counting.process import ProcessState
+from pytest_flops.counting.process import ProcessState, end_broken_contexts
 from pytest_flops.counting.reach import CONTAINERS, Reached, slots_of
 
 _stores_of = picker(name for name, value in vars(nn.Module()).items() if type(value) in CONTAINERS)
@@ -83,8 +84,9 @@ class Untouched:
             raise
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: object, traceback: TracebackType | None) -> None:
         try:
+            end_broken_contexts(traceback)
             self.restore()
         finally:
             self.restore()

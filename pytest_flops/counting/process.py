@@ -6,9 +6,11 @@ looks for anomalies, or that `forward` sets the number of threads, is no matter 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import sys
+import types
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -221,6 +223,23 @@ def leave_inference_mode(guard: torch.inference_mode) -> None:
     """Leave inference mode where that was broken off: else Python does, as late as it lets the guard go."""
     if hasattr(guard, "_inference_mode_context"):  # private: it has been entered
         guard.__exit__(None, None, None)
+
+
+_MANAGER: Any = contextlib._GeneratorContextManager  # private: what the decorator `contextmanager` makes
+_BETWEEN = (_MANAGER.__enter__.__code__, _MANAGER.__exit__.__code__)
+
+
+def end_broken_contexts(traceback: types.TracebackType | None) -> None:
+    """End the blocks of `contextmanager` that were broken off while they were entered or left.
+
+    Else Python ends them, as late as it lets the traceback go. PyTorch takes a mode off in such a block while
+    the mode answers: it would be back after the run, and stay.
+    """
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code in _BETWEEN:
+            frame.f_locals["self"].gen.close()
+        traceback = traceback.tb_next
 
 
 class _Modes:

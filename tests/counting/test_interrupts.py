@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 from collections.abc import Iterator
@@ -53,3 +54,31 @@ def test_inference_mode_within_inference_mode_is_left_first() -> None:
         err = broken_off(run, moment)  # kept: what only its end would undo stays broken
         assert err is not None
         assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_mode_that_pytorch_was_about_to_put_back_does_not_come_back_later() -> None:
+    model, x = Busy(), torch.ones(3, 5)
+    run = functools.partial(trace, model, x)
+    run()
+    leaving: list[int] = []
+    exit_code = contextlib._GeneratorContextManager.__exit__.__code__
+    count = 0
+
+    def at_line(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal count
+        count += event == "line"
+        if event == "line" and frame.f_code is exit_code and "self" in frame.f_locals:
+            name = frame.f_locals["self"].gen.gi_code.co_name
+            leaving.extend([count - 1] if name == "_pop_mode_temporarily" else [])
+        return at_line
+
+    with traced_by(at_line):
+        run()
+    assert leaving
+    for moment in [line + shift for line in leaving[:12] for shift in range(-2, 3)]:
+        err = broken_off(run, moment)
+        assert err is not None
+        del err  # with its traceback go the contexts that were not left
+        gc.collect()
+        assert (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()) == (0, 0)
