@@ -7,7 +7,7 @@ and its JUnit property follow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -21,12 +21,21 @@ class Cost(NamedTuple):
     """Real additions, multiplications, comparisons and elementary functions."""
     macs: int = 0
     """The multiply-accumulates of contractions among them."""
+    memory_traffic: int = 0
+    """The bytes that an eager run reads and writes."""
+    ops: int = 0
+    """The operators that read or wrote memory."""
 
     def __add__(self, other: Cost | int) -> Cost:  # type: ignore[override]  # a sum, not tuple concatenation
         return Cost.total([self, other if isinstance(other, Cost) else Cost(other)])
 
     def __radd__(self, other: int) -> Cost:
         return self + other
+
+    @property
+    def arithmetic(self) -> Cost:
+        """The part that is computing, whatever it does to memory."""
+        return Cost(self.flops, self.macs)
 
     def __mul__(self, times: int) -> Cost:  # type: ignore[override]  # scaling, not tuple repetition
         return Cost(*[number * times for number in self])
@@ -39,9 +48,23 @@ class Cost(NamedTuple):
         return cls(*map(sum, zip(*costs, strict=True)))
 
 
-Source = Literal["sum", "highest", "model", "measured"]
-"""How a total comes about: the sum of a field of `Cost`, the highest of all nodes, a property of the model
-itself, or a measurement, which only a test that asks for it makes."""
+class Held(NamedTuple):
+    """What modules hold, whatever they do."""
+
+    params: int = 0
+    """The elements of the parameters."""
+    parameter_memory: int = 0
+    """The bytes of the parameters and buffers."""
+
+    @classmethod
+    def total(cls, holdings: Iterable[Held]) -> Held:
+        """Return the sum of holdings, field by field."""
+        return cls(*map(sum, zip(cls(), *holdings, strict=True)))
+
+
+Source = Literal["sum", "highest", "held", "measured"]
+"""How a total comes about: the sum of a field of `Cost` or of `Held`, the highest of all nodes, or a
+measurement, which only a test that asks for it makes."""
 
 Place = Literal["module", "node", "none"]
 """What a failure names: the module with most of the change, the node where it is highest, or nothing."""
@@ -63,6 +86,11 @@ class Metric:
     place: Place = "none"
     is_original: bool = False
     has_column: bool = False
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether a module has it, as the sum over what is inside."""
+        return self.source in ("sum", "held")
 
     @property
     def is_measured(self) -> bool:
@@ -98,8 +126,11 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("flops", "FLOPs", "count", "sum", place="module", is_original=True, has_column=True),
-        Metric("macs", "MACs", "count", "sum", is_original=True, has_column=True),
-        Metric("params", "params", "count", "model", is_original=True),
+        Metric("macs", "MACs", "count", "sum", place="module", is_original=True, has_column=True),
+        Metric("params", "params", "count", "held", place="module", is_original=True),
+        Metric("parameter_memory", "parameter memory", "bytes", "held", place="module"),
+        Metric("memory_traffic", "memory traffic", "bytes", "sum", place="module", has_column=True),
+        Metric("ops", "ops", "count", "sum", place="module", has_column=True),
         Metric("peak_memory", "peak memory", "bytes", "highest", place="node"),
         Metric("latency", "latency", "time", "measured"),
         Metric("cuda_memory", "CUDA memory", "bytes", "measured"),
@@ -109,6 +140,9 @@ METRICS: dict[str, Metric] = {
 
 COUNTED = tuple(metric for metric in METRICS.values() if not metric.is_measured)
 """What every trace finds: the totals of reports and baselines."""
+
+ADDITIVE = tuple(metric for metric in COUNTED if metric.adds_up)
+"""What every module has its part of."""
 
 MEASURED = tuple(metric for metric in METRICS.values() if metric.is_measured)
 """What only running shows."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_flops.measuring.probes import CudaProbe, CudaReading
-from pytest_flops.metrics import Cost
+from pytest_flops.metrics import Cost, Held
 from pytest_flops.results.report import Node, Op, Part, Report
 
 
@@ -20,9 +20,12 @@ def node(
     flops: int,
     macs: int = 0,
     peak_memory: int = 0,
+    memory_traffic: int = 0,
+    ops: int = 0,
 ) -> Node:
-    """Return a node of a forward pass with these FLOPs and MACs."""
-    return Node(name, op, target, module, module_type, Cost(flops, macs), peak_memory=peak_memory)
+    """Return a node of a forward pass with these costs."""
+    cost = Cost(flops, macs, memory_traffic, ops)
+    return Node(name, op, target, module, module_type, cost, peak_memory=peak_memory)
 
 
 def make_report(**changes: Any) -> Report:
@@ -33,12 +36,12 @@ def make_report(**changes: Any) -> Report:
         "inputs": ("x: float32[2, 3]",),
         "executed": "meta",
         "reason": "",
-        "params": 50,
+        "held": {"": Held(changes.pop("params", 50), changes.pop("parameter_memory", 200))},
         "nodes": (
             node("x", "placeholder", "x", "", "Net", 0, 0),
-            node("body_up", "call_module", "body.up", "body.up", "Linear", 40, 20, peak_memory=1600),
-            node("body_down", "call_module", "body.down", "body.down", "Linear", 60, 30, peak_memory=2048),
-            node("add", "call_function", "<built-in function add>", "body", "Body", 6, 0, peak_memory=1000),
+            node("body_up", "call_module", "body.up", "body.up", "Linear", 40, 20, 1600, 400, 1),
+            node("body_down", "call_module", "body.down", "body.down", "Linear", 60, 30, 2048, 600, 1),
+            node("add", "call_function", "<built-in function add>", "body", "Body", 6, 0, 1000, 96, 1),
             node("output", "output", "output", "", "Net", 0, 0),
         ),
         "module_types": {
@@ -67,13 +70,15 @@ def leaf_report(**inside: int) -> Report:
     return make_report(nodes=(replace(leaf, parts=tuple(parts)),), module_types=types)
 
 
-def with_costs(report: Report, costs: Mapping[str, int]) -> Report:
-    """Return the report with other FLOPs for the named nodes."""
-    nodes = tuple(
-        replace(step, cost=step.cost._replace(flops=costs.get(step.name, step.flops)))
-        for step in report.nodes
-    )
-    return replace(report, nodes=nodes)
+def with_costs(report: Report, flops: Mapping[str, int], **others: Mapping[str, int]) -> Report:
+    """Return the report with other FLOPs, or other amounts of other metrics, for the named nodes."""
+
+    def changed(step: Node) -> Node:
+        new = {metric: found[step.name] for metric, found in costs.items() if step.name in found}
+        return replace(step, cost=step.cost._replace(**new))
+
+    costs = {"flops": flops, **others}
+    return replace(report, nodes=tuple(map(changed, report.nodes)))
 
 
 def with_peaks(report: Report, peaks: Mapping[str, int]) -> Report:

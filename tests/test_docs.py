@@ -351,8 +351,10 @@ def example_rows() -> list[list[str]]:
         for name, model in models.items():
             label = f"{test}, {name}" if len(models) > 1 else test
             inputs = ", ".join(text for text in model["inputs"] if "[" in text)
-            totals = [f"{model['totals'][metric]:,}" for metric in ("flops", "macs", "params")]
-            found.append([label, f"`{inputs}`", *totals, size(model["totals"]["peak_memory"])])
+            whole = model["modules"][""]
+            totals = [f"{whole[metric]:,}" for metric in ("flops", "macs", "params")]
+            moved, peak = size(whole["memory_traffic"]), size(model["peak_memory"]["bytes"])
+            found.append([label, f"`{inputs}`", *totals, moved, peak])
     return found
 
 
@@ -636,7 +638,7 @@ def refreshed(page: Path, folder: Path) -> str:
             start, end = story.start + block.start, story.start + block.end
             text = text[:start] + real.rstrip() + "\n" + text[end:]
     table = "".join(f"| {' | '.join(row)} |\n" for row in example_rows())
-    return re.sub(r"(?<=\|---\|---\|--:\|--:\|--:\|--:\|\n)(\|.*\n)*", lambda _: table, text)
+    return re.sub(r"(?<=\|---\|---\|--:\|--:\|--:\|--:\|--:\|\n)(\|.*\n)*", lambda _: table, text)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from pytest_flops.metrics import ADDITIVE, Cost
 from pytest_flops.results.measured import Measured
-from pytest_flops.results.report import Report, enclosing
+from pytest_flops.results.report import Report, base_name, enclosing
+
+Costs = Mapping[str, int]
+"""Amounts by the name of an additive metric; what is not there is 0."""
 
 
 class Function(NamedTuple):
@@ -20,13 +24,27 @@ class Function(NamedTuple):
     name: str
 
 
+class Module(NamedTuple):
+    """A module as a baseline has it: its class name, and its costs with all that is inside it."""
+
+    type: str
+    costs: Costs
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """The step at which the most bytes were alive, and which modules had made them."""
+
+    node: str
+    owners: Mapping[str, int]
+
+
+_NO_PEAK = Peak("", {})
+
+
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What one model cost when its baseline was accepted.
-
-    A module either has parts (functions of its own, modules inside it) that add up to its FLOPs, or it is a
-    leaf with nothing inside.
-    """
+    """What one model cost when its baseline was accepted."""
 
     formulas: int
     """The version of the formulas that counted: where it differs, a count may change without the model."""
@@ -38,12 +56,21 @@ class Baseline:
     """What it was given, as `Report.inputs` describes it."""
     totals: Mapping[str, int]
     """Totals by metric; a metric that is younger than the baseline is not there."""
-    modules: Mapping[str, int]
-    """Inclusive FLOPs by module path ("" is the model), less what costs nothing."""
-    functions: Mapping[Function, int]
-    """FLOPs of functional work by place, less what costs nothing."""
+    metrics: frozenset[str]
+    """The additive metrics that modules and functions have."""
+    modules: Mapping[str, Module]
+    """Modules by path, less those that cost nothing and have names of their own; "" is the model."""
+    functions: Mapping[Function, Costs]
+    """Functional work by place, less what costs nothing."""
+    peak: Peak = _NO_PEAK
+    """Where memory was highest; of an older baseline only the total is known."""
     measured: Mapping[str, Measured] = field(default_factory=dict)
     """What was measured by running the model, by the fingerprint of the machine."""
+
+    @property
+    def has_types(self) -> bool:
+        """Whether it knows what its modules are: files older than format 3 do not."""
+        return bool(self.modules[""].type) if "" in self.modules else False
 
     def same_cost(self, other: Baseline) -> bool:
         """Tell whether the counts agree; a version of torch is no reason to rewrite a file."""
@@ -54,48 +81,51 @@ class Baseline:
         return (self.mode, self.inputs) == (other.mode, other.inputs)
 
 
-def _comparable(baseline: Baseline) -> tuple[object, ...]:
-    return (
-        baseline.formulas,
-        baseline.mode,
-        baseline.inputs,
-        dict(baseline.totals),
-        dict(baseline.modules),
-        dict(baseline.functions),
-    )
+def _comparable(baseline: Baseline) -> Baseline:
+    return replace(baseline, torch="", measured={})
 
 
 def snapshot(report: Report) -> Baseline:
     """Return what a report says in the terms of a baseline."""
-    modules = {path: total.flops for path, total in report.modules.items() if total.flops}
-    functions = {Function(*place): flops for place, flops in report.functions.items()}
-    parts = parts_of(modules, functions)
-    for path, flops in _work_of_leaves(report).items():
-        if flops and path in parts:
-            forward = Function(path, "forward")
-            functions[forward] = functions.get(forward, 0) + flops
+    modules = {
+        path: Module(total.type, _costing(total.cost._asdict() | total.held._asdict()))
+        for path, total in report.modules.items()
+        if any(total.cost) or any(total.held) or _has_a_place(path)
+    }
     return Baseline(
         formulas=report.formulas,
         torch=report.torch.partition("+")[0],
         mode=report.mode,
         inputs=report.inputs,
         totals=dict(report.totals),
+        metrics=frozenset(metric.name for metric in ADDITIVE),
         modules=modules,
-        functions=functions,
+        functions=_functions(report),
+        peak=Peak(report.peak_node.name if report.nodes else "", _in_order(report.peak_owners, modules)),
     )
 
 
-def _work_of_leaves(report: Report) -> dict[str, int]:
-    """Return what leaf modules, and modules inside them, do themselves: no function has it.
+def _in_order(owners: Mapping[str, int], modules: Iterable[str]) -> dict[str, int]:
+    """Return owners in the order of the modules, so that equal neighbours are next to each other."""
+    return {path: owners[path] for path in modules if path in owners}
 
-    Where such a module has parts in the file (layers inside `nn.TransformerEncoder`, or a
-    `self.attention.out_proj` called by itself), this stands as its function "forward": its parts add up.
-    """
-    own: dict[str, int] = {}
+
+def _functions(report: Report) -> dict[Function, Costs]:
+    costs: dict[Function, list[Cost]] = {}
     for node in report.nodes:
-        for part in node.shares if node.op == "call_module" else node.parts:
-            own[part.module] = own.get(part.module, 0) + part.flops
-    return own
+        if node.op in ("call_function", "call_method") and any(own := node.shares[0].cost):
+            costs.setdefault(Function(node.module, base_name(node.name)), []).append(own)
+    return {function: _costing(Cost.total(its)._asdict()) for function, its in costs.items()}
+
+
+def _has_a_place(path: str) -> bool:
+    """Tell whether a module matters though it costs nothing: the model, and layers that others count from."""
+    return not path or path.rpartition(".")[2].isdigit()
+
+
+def _costing(costs: dict[str, int]) -> dict[str, int]:
+    """Return costs in the order in which people read them, less what is 0."""
+    return {metric.name: costs[metric.name] for metric in ADDITIVE if costs.get(metric.name)}
 
 
 def in_terms_of(now: Baseline, was: Baseline, leaves: Iterable[str]) -> Baseline:
@@ -103,26 +133,48 @@ def in_terms_of(now: Baseline, was: Baseline, leaves: Iterable[str]) -> Baseline
 
     `leaves` are the paths of leaf modules that have modules inside.
     """
-    parts = parts_of(was.modules, was.functions)
-    closed = tuple(f"{path}." for path in leaves if path in was.modules and path not in parts)
-    if not closed:
+    around = {path for module in was.modules for path in list(enclosing(module))[1:]}
+    closed = tuple(f"{path}." for path in leaves if path in was.modules and path not in around)
+    if was.has_types or not closed:
         return now
-    modules = {path: flops for path, flops in now.modules.items() if not path.startswith(closed)}
+    modules = {path: module for path, module in now.modules.items() if not path.startswith(closed)}
     functions = {
-        function: flops
-        for function, flops in now.functions.items()
+        function: costs
+        for function, costs in now.functions.items()
         if not f"{function.module}.".startswith(closed)
     }
     return replace(now, modules=modules, functions=functions)
 
 
-def parts_of(modules: Mapping[str, int], functions: Mapping[Function, int]) -> dict[str, int]:
-    """Return for each module the sum of its functions and its direct children; leaves are left out."""
-    parts: dict[str, int] = {}
-    for function, flops in functions.items():
-        parts[function.module] = parts.get(function.module, 0) + flops
-    for path, flops in modules.items():
-        if path:
-            parent = next(around for around in list(enclosing(path))[1:] if not around or around in modules)
-            parts[parent] = parts.get(parent, 0) + flops
-    return parts
+def parents(paths: Iterable[str]) -> dict[str, str]:
+    """Return the module around each module but the model: "a" need not be one where one is called "a.b"."""
+    known = set(paths)
+    return {
+        path: next((around for around in list(enclosing(path))[1:] if around in known), "")
+        for path in known
+        if path
+    }
+
+
+class Place(NamedTuple):
+    """Where work is done: by a function that a module calls, or, where that is "", by the module itself."""
+
+    module: str
+    function: str
+
+
+def own_costs(baseline: Baseline) -> dict[Place, dict[str, int]]:
+    """Return what each place does itself: a module less the modules inside it and the functions it calls."""
+    own = {Place(path, ""): dict(module.costs) for path, module in baseline.modules.items()}
+    for path, parent in parents(baseline.modules).items():
+        _subtract(own[Place(parent, "")], baseline.modules[path].costs)
+    for function, costs in baseline.functions.items():
+        own[Place(*function)] = dict(costs)
+        if (module := Place(function.module, "")) in own:
+            _subtract(own[module], costs)
+    return own
+
+
+def _subtract(costs: dict[str, int], part: Costs) -> None:
+    for name, amount in part.items():
+        costs[name] = costs.get(name, 0) - amount

@@ -19,10 +19,10 @@ class Budget:
 
     limits: Mapping[str, int] = field(default_factory=dict)
     """Inclusive ceilings by metric, in units, bytes or nanoseconds."""
-    modules: Mapping[str, int] = field(default_factory=dict)
-    """Inclusive ceilings on FLOPs by glob on module paths (`fnmatch`, case matters, `*` crosses dots)."""
-    rtol: str = "0"
-    """The growth of counts over the baseline that passes, as a fraction of the baseline."""
+    modules: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Inclusive ceilings by metric, by glob on module paths (`fnmatch`, case matters, `*` crosses dots)."""
+    rtol: Mapping[str, str] = field(default_factory=dict)
+    """The growth of counts over the baseline that passes by metric, as a fraction of it; of others none."""
     measured_rtol: Mapping[str, str] = field(default_factory=dict)
     """The growth over the baseline of the same machine that passes, by metric that is measured."""
     train: bool = False
@@ -45,7 +45,7 @@ class Budget:
         """Return the growth over the baseline that passes; None where there is nothing to compare."""
         if not self.baseline:
             return None
-        return self.measured_rtol.get(metric.name) if metric.is_measured else self.rtol
+        return self.measured_rtol.get(metric.name) if metric.is_measured else self.rtol.get(metric.name, "0")
 
 
 # Reading a marker -------------------------------------------------------------------------------------------
@@ -56,15 +56,45 @@ def _unless_none(parse: Callable[[object, str], object]) -> Callable[[object, st
     return lambda value, keyword: None if value is None else parse(value, keyword)
 
 
-def _parse_modules(value: object, keyword: str) -> Mapping[str, int]:
+_BY_METRIC = '{"flops": "900M", "memory_traffic": "20MB"}'
+_EXAMPLE = f'modules={{"layer4": "2G", "layer*.0": {_BY_METRIC}}}'
+
+
+def _parse_modules(value: object, keyword: str) -> Mapping[str, Mapping[str, int]]:
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(glob, str) for glob in value):
         raise BudgetError(
-            f"{keyword}={value!r} is not a mapping. Give FLOPs ceilings by module path or glob: "
-            'modules={"layer4": "2G", "layer*.0": "900M"}.'
+            f"{keyword}={value!r} is not a mapping. Give ceilings by module path or glob, of FLOPs or by "
+            f"metric: {_EXAMPLE}."
         )
-    return {glob: parse_count(limit, f"{keyword}[{glob!r}]") for glob, limit in value.items()}
+    return {glob: _parse_module(limit, f"{keyword}[{glob!r}]") for glob, limit in value.items()}
+
+
+def _parse_module(value: object, keyword: str) -> Mapping[str, int]:
+    """Return the ceilings of a module by metric; a bare value is one on FLOPs."""
+    if not isinstance(value, Mapping):
+        return {"flops": parse_count(value, keyword)}
+    metrics = {metric.name: metric for metric in COUNTED}
+    _refuse_unknown(value, metrics, keyword)
+    if not value:
+        raise BudgetError(f"{keyword}={value!r} has no ceiling. Give it one, such as {_BY_METRIC}.")
+    return {name: metrics[name].parse(limit, f"{keyword}[{name!r}]") for name, limit in value.items()}
+
+
+def _parse_tolerances(value: object, keyword: str) -> Mapping[str, str]:
+    """Return the tolerance of every metric that the value speaks of: of all, where it is a bare number."""
+    metrics = {metric.name: metric for metric in COUNTED}
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(metrics, parse_rtol(value, keyword))
+    _refuse_unknown(value, metrics, keyword)
+    return {name: parse_rtol(rtol, f"{keyword}[{name!r}]") for name, rtol in value.items()}
+
+
+def _refuse_unknown(value: Mapping[object, object], known: Mapping[str, Metric], keyword: str) -> None:
+    for name in value:
+        if name not in known:
+            raise BudgetError(f"{keyword} does not know {name!r}. Valid: {', '.join(known)}.")
 
 
 def _parse_flag(value: object, keyword: str) -> bool:
@@ -101,7 +131,7 @@ def _keywords() -> Iterator[tuple[str, Keyword]]:
     for metric in COUNTED:
         yield metric.name, Keyword(_unless_none(metric.parse), "None")
     yield "modules", Keyword(_parse_modules, "None")
-    yield "rtol", Keyword(parse_rtol, "0")
+    yield "rtol", Keyword(_parse_tolerances, "0")
     yield "train", Keyword(_parse_flag, "False")
     yield "backward", Keyword(_parse_flag, "False")
     yield "unsupported", Keyword(_parse_unsupported, '"error"')
@@ -130,7 +160,8 @@ def budget_from(
             closest.setdefault(keyword, value)
     limits = {name: closest.pop(name, None) for name in METRICS}
     measured_rtol = {metric.name: closest.pop(f"{metric.name}_rtol", None) for metric in MEASURED}
-    return _sensible(Budget(_given(limits), measured_rtol=_given(measured_rtol), **{"rtol": rtol, **closest}))
+    tolerances = {**_parse_tolerances(rtol, "rtol"), **closest.pop("rtol", {})}
+    return _sensible(Budget(_given(limits), measured_rtol=_given(measured_rtol), rtol=tolerances, **closest))
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -75,9 +75,8 @@ def _accepted(now: Baseline, was: Baseline | None, verdict: Verdict, update: str
         return now if update in ("new", "all") else None
     if update in ("changed", "all") and not now.same_cost(was):
         return now
-    if update == "new" and (missing := verdict.changes.uncompared):
-        totals = {finding.metric.name: now.totals[finding.metric.name] for finding in missing}
-        return replace(was, totals={**was.totals, **totals})
+    if update == "new" and verdict.changes.uncompared and not verdict.changes.any_cost:
+        return now  # all that it holds is as it was
     return None
 
 
@@ -85,6 +84,6 @@ def _drift(verdict: Verdict) -> Drift | None:
     if not verdict.changes.any_cost:
         return None
     changed = [finding for finding in verdict.totals if finding.changed]
-    if any(finding.is_less for finding in changed):
+    if changed and all(finding.is_less for finding in changed):
         return "improved"
     return "tolerated" if changed else "moved"

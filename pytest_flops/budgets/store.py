@@ -9,21 +9,23 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pytest_flops.budgets.baseline import Baseline, Function, parts_of
+from pytest_flops.budgets.baseline import Baseline, Costs, Function, Module, Peak, parents
+from pytest_flops.budgets.folding import fold, unfold
 from pytest_flops.errors import BaselineError
-from pytest_flops.metrics import COUNTED, METRICS, Metric
+from pytest_flops.metrics import ADDITIVE, COUNTED, METRICS, Metric
 from pytest_flops.results.measured import Latency, Measured, Quantity
 
-FORMAT = 2
+FORMAT = 3
 """Format of the files.
 
 2026-11: 1, the first.
 2026-11: 2, has the predicted peak memory among the totals, and what was measured, by machine.
+2026-11: 3, has every cost of every module, its class, a line for it, equal layers folded, and a digest.
 
 Older formats are read: what they lack is not accepted yet. A new metric needs no new format.
 """
@@ -146,25 +148,129 @@ def _models(data: object, test: str) -> dict[str, Baseline]:
             "delete the file and run the test with --flops-update."
         )
     models = _mapping(content["models"], "models")
-    return {name: _baseline(value, f"models.{name}") for name, value in models.items()}
+    return {name: _baseline(value, version, f"models.{name}") for name, value in models.items()}
 
 
-def _baseline(value: object, where: str) -> Baseline:
+def _baseline(value: object, version: int, where: str) -> Baseline:
+    return _older(value, where) if version < FORMAT else _present(value, where)
+
+
+def _present(value: object, where: str) -> Baseline:
+    """Return a baseline of this format, whose digest says that some run wrote it as it is.
+
+    One that was read in an older format, and kept, has no types, and by module nothing but FLOPs.
+    """
+    keys = ("digest", "formulas", "torch", "mode", "inputs", "modules", "functions")
+    content = _fields(value, keys, where, optional=("peak_memory", "measured"))
+    if _digest(content) != content["digest"]:
+        raise _Unusable(
+            f'was changed by hand, or by a merge, in "{where}": its digest says that no run wrote this. '
+            f"{_RESTORE}"
+        )
+    modules = {
+        path: _module(entry, f'{where}.modules["{path}"]')
+        for path, entry in _unfolded(content["modules"], f"{where}.modules").items()
+    }
+    if "" not in modules:
+        raise _Unusable(f'lacks the model itself, "", in {where}.modules. {_RESTORE}')
+    kind, totals = modules[""]
+    metrics = frozenset(totals if kind else {"flops"})
+    known = {name: amount for name, amount in totals.items() if amount and name in metrics}
+    highest, peak = _peak(content.get("peak_memory"), f"{where}.peak_memory")
+    return Baseline(
+        **_run_of(content, where),
+        totals={**totals, **highest},
+        metrics=metrics,
+        modules={**modules, "": Module(kind, known)},
+        functions=_functions(content["functions"], f"{where}.functions"),
+        peak=peak,
+    )
+
+
+def _peak(value: object, where: str) -> tuple[dict[str, int], Peak]:
+    """Return the total of the peak, if there is one, and where it was."""
+    if value is None:
+        return {}, Peak("", {})
+    content = _fields(value, ("bytes", "node", "owners"), where)
+    owners = _counts(_unfolded(content["owners"], f"{where}.owners"), f"{where}.owners")
+    node = _text(content["node"], f"{where}.node")
+    return {"peak_memory": _count(content["bytes"], f"{where}.bytes")}, Peak(node, owners)
+
+
+def _run_of(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return what all formats say of a run in the same words."""
+    return {
+        "formulas": _count(content["formulas"], f"{where}.formulas"),
+        "torch": _text(content["torch"], f"{where}.torch"),
+        "mode": _text(content["mode"], f"{where}.mode"),
+        "inputs": _texts(content["inputs"], f"{where}.inputs"),
+        "measured": _machines(content.get("measured", {}), f"{where}.measured"),
+    }
+
+
+def _unfolded(value: object, where: str) -> dict[str, Any]:
+    try:
+        return unfold(_mapping(value, where))
+    except ValueError as err:
+        raise _Unusable(f'has "{err}" in {where}, which no run writes. {_RESTORE}') from None
+
+
+def _module(value: object, where: str) -> Module:
+    content = dict(_mapping(value, where))
+    return Module(_text(content.pop("type", None), f"{where}.type"), _costs(content, where))
+
+
+def _functions(value: object, where: str) -> dict[Function, Costs]:
+    return {
+        Function(module, name): _costs(costs, f'{where}["{module}"].{name}')
+        for module, names in _unfolded(value, where).items()
+        for name, costs in _mapping(names, f'{where}["{module}"]').items()
+    }
+
+
+def _costs(value: object, where: str) -> Costs:
+    known = {metric.name for metric in ADDITIVE}
+    for name in _mapping(value, where):
+        if name not in known:
+            raise _newer("metric", f"{where}.{name}")
+    return _counts(value, where)
+
+
+def _newer(what: str, name: str) -> _Unusable:
+    return _Unusable(
+        f'has the unknown {what} "{name}": it was written by a newer pytest-flops. Upgrade pytest-flops.'
+    )
+
+
+# Older formats ----------------------------------------------------------------------------------------------
+
+
+def _older(value: object, where: str) -> Baseline:
+    """Return a baseline of format 1 or 2: FLOPs by module and function, no types; the rest in all only."""
     keys = ("formulas", "torch", "mode", "inputs", "totals", "modules", "functions")
     content = _fields(value, keys, where, optional=("measured",))
+    flops = _counts(content["modules"], f"{where}.modules")
     functions = _counts(content["functions"], f"{where}.functions")
     found = Baseline(
-        formulas=_count(content["formulas"], f"{where}.formulas"),
-        torch=_text(content["torch"], f"{where}.torch"),
-        mode=_text(content["mode"], f"{where}.mode"),
-        inputs=_texts(content["inputs"], f"{where}.inputs"),
+        **_run_of(content, where),
         totals=_totals(content["totals"], f"{where}.totals"),
-        modules=_counts(content["modules"], f"{where}.modules"),
-        functions={_function(key): flops for key, flops in functions.items()},
-        measured=_machines(content.get("measured", {}), f"{where}.measured"),
+        metrics=frozenset({"flops"}),
+        modules={path: Module("", {"flops": count}) for path, count in flops.items()},
+        functions={_function(key): {"flops": count} for key, count in functions.items()},
     )
-    _cross_check(found, where)
-    return found
+    _cross_check(found.totals["flops"], flops, functions, where)
+    return replace(
+        found, functions={f: costs for f, costs in found.functions.items() if f.name != _WORK_OF_A_LEAF}
+    )
+
+
+_WORK_OF_A_LEAF = "forward"
+"""What format 2 called the work of a leaf that has modules inside, so that its parts add up."""
+
+
+def _function(key: str) -> Function:
+    module, _, name = key.rpartition(" ")
+    return Function(module, name)
 
 
 def _totals(value: object, where: str) -> dict[str, int]:
@@ -172,12 +278,33 @@ def _totals(value: object, where: str) -> dict[str, int]:
     known = {metric.name for metric in COUNTED}
     for name in _mapping(value, where):
         if name not in known:
-            raise _Unusable(
-                f'has the unknown total "{where}.{name}": it was written by a newer pytest-flops. '
-                "Upgrade pytest-flops."
-            )
+            raise _newer("total", f"{where}.{name}")
     originals = tuple(metric.name for metric in COUNTED if metric.is_original)
     return _counts(_fields(value, originals, where, optional=tuple(known)), where)
+
+
+def _cross_check(total: int, modules: Mapping[str, int], functions: Mapping[str, int], where: str) -> None:
+    """Refuse numbers that do not add up, as a hand edit or a bad merge leaves them."""
+    if total != modules.get("", 0):
+        raise _Unusable(
+            f"does not add up: {where}.totals.flops is {total}, the model's entry in modules is "
+            f"{modules.get('', 0)}. {_RESTORE}"
+        )
+    parts: dict[str, int] = {}
+    for key, flops in functions.items():
+        module = _function(key).module
+        parts[module] = parts.get(module, 0) + flops
+    for path, parent in parents(modules).items():
+        parts[parent] = parts.get(parent, 0) + modules[path]
+    for path, parts_flops in sorted(parts.items()):
+        if parts_flops != modules.get(path, 0):
+            raise _Unusable(
+                f'does not add up: {where}.modules["{path}"] is {modules.get(path, 0)}, '
+                f"its parts sum to {parts_flops}. {_RESTORE}"
+            )
+
+
+# Values -----------------------------------------------------------------------------------------------------
 
 
 def _machines(value: object, where: str) -> dict[str, Measured]:
@@ -205,22 +332,6 @@ def _latency(value: object, where: str) -> Latency:
         samples=_count(content["samples"], f"{where}.samples"),
         reference=_count(content["reference"], f"{where}.reference"),
     )
-
-
-def _cross_check(found: Baseline, where: str) -> None:
-    """Refuse numbers that do not add up, as a hand edit or a bad merge leaves them."""
-    total, root = found.totals["flops"], found.modules.get("", 0)
-    if total != root:
-        raise _Unusable(
-            f"does not add up: {where}.totals.flops is {total}, the model's entry in modules is {root}. "
-            f"{_RESTORE}"
-        )
-    for path, parts in sorted(parts_of(found.modules, found.functions).items()):
-        if parts != found.modules.get(path, 0):
-            raise _Unusable(
-                f'does not add up: {where}.modules["{path}"] is {found.modules.get(path, 0)}, '
-                f"its parts sum to {parts}. {_RESTORE}"
-            )
 
 
 def _fields(
@@ -316,38 +427,85 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _dump(models: Mapping[str, Baseline], test: str) -> str:
-    import json
-
     data = {
         "format": FORMAT,
+        "models": {name: _as_json(models[name]) for name in sorted(models)},
         "test": test,
-        "models": {name: _as_json(baseline) for name, baseline in models.items()},
     }
-    return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return "\n".join(_lines(data, "")) + "\n"
+
+
+class _Row(dict[str, object]):
+    """An object that stands on one line, so that a diff shows it whole."""
+
+
+def _lines(value: object, indent: str) -> Iterator[str]:
+    """Yield the lines of a JSON value: objects and lists a line an entry, rows whole."""
+    import json
+
+    if not isinstance(value, (dict, list)) or isinstance(value, _Row) or not value:
+        yield json.dumps(value, ensure_ascii=False)
+        return
+    opening, closing = ("{", "}") if isinstance(value, dict) else ("[", "]")
+    yield opening
+    entries = list(value.items()) if isinstance(value, dict) else [("", each) for each in value]
+    for position, (key, entry) in enumerate(entries):
+        first, *rest = _lines(entry, indent + "  ")
+        name = f"{json.dumps(key, ensure_ascii=False)}: " if isinstance(value, dict) else ""
+        lines = [f"{indent}  {name}{first}", *rest]
+        lines[-1] += "," if position < len(entries) - 1 else ""
+        yield from lines
+    yield f"{indent}{closing}"
 
 
 def _as_json(baseline: Baseline) -> dict[str, object]:
-    machines = {
-        machine: {
-            name: asdict(value) if isinstance(value, Latency) else value for name, value in found.items()
-        }
-        for machine, found in baseline.measured.items()
+    modules = {
+        path: _Row({"type": module.type} | dict(module.costs)) for path, module in baseline.modules.items()
     }
-    return ({"measured": machines} if machines else {}) | {
+    totals = {
+        metric.name: baseline.totals[metric.name] for metric in ADDITIVE if metric.name in baseline.totals
+    }
+    modules[""] = _Row(modules.get("", {"type": ""}) | totals)  # zeros too: which metrics there are
+    content: dict[str, object] = {
         "formulas": baseline.formulas,
         "torch": baseline.torch,
         "mode": baseline.mode,
         "inputs": list(baseline.inputs),
-        "totals": dict(baseline.totals),
-        "modules": dict(baseline.modules),
-        "functions": {_key(function): flops for function, flops in baseline.functions.items()},
+        "modules": {path: _Row(row) for path, row in fold(modules).items()},
+        "functions": _functions_as_json(baseline.functions),
     }
+    if "peak_memory" in baseline.totals:
+        content["peak_memory"] = {
+            "bytes": baseline.totals["peak_memory"],
+            "node": baseline.peak.node,
+            "owners": _Row(fold(baseline.peak.owners)),
+        }
+    machines = {
+        machine: {
+            name: _Row(asdict(value)) if isinstance(value, Latency) else value
+            for name, value in found.items()
+        }
+        for machine, found in sorted(baseline.measured.items())
+    }
+    return {"digest": _digest(content)} | content | ({"measured": machines} if machines else {})
 
 
-def _key(function: Function) -> str:
-    return f"{function.module} {function.name}" if function.module else function.name
+def _functions_as_json(functions: Mapping[Function, Costs]) -> dict[str, object]:
+    by_module: dict[str, dict[str, object]] = {}
+    for function, costs in functions.items():
+        by_module.setdefault(function.module, {})[function.name] = dict(costs)
+    return {path: _Row(names) for path, names in fold(by_module).items()}
 
 
-def _function(key: str) -> Function:
-    module, _, name = key.rpartition(" ")
-    return Function(module, name)
+_UNSIGNED = ("digest", "torch", "measured")
+"""What an entry's digest is not of: itself, and what differs between machines."""
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    """Return what a model's entry comes to: any change of it that no run made shows."""
+    import hashlib
+    import json
+
+    counted = {key: value for key, value in content.items() if key not in _UNSIGNED}
+    text = json.dumps(counted, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

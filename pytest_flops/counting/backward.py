@@ -12,6 +12,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,20 +20,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _disable_current_modes  # private: nothing public says "not counted"
 from torch.utils._pytree import tree_leaves  # private, for want of a public one; see subject.py
 
-from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out_like
+from pytest_flops.counting.calls import Call
+from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out, layout_of
 from pytest_flops.counting.live_memory import LiveMemory
 from pytest_flops.counting.op_results import meta_like
 from pytest_flops.counting.places import remade
 from pytest_flops.counting.preserve import Untouched
 from pytest_flops.counting.process import take_plain_ways
 from pytest_flops.counting.recorder import Recorder, Share, Step
-from pytest_flops.counting.shapes import checked
+from pytest_flops.counting.shapes import counted
 from pytest_flops.counting.subclasses import has_code
 from pytest_flops.counting.tally import Tally
+from pytest_flops.counting.traffic import addressed_bytes
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import formula_for
+from pytest_flops.metrics import Cost
 
 
 class _Owner(NamedTuple):
@@ -50,6 +55,16 @@ class _ModuleSpan(NamedTuple):
     place: tuple[str, str]
 
 
+@dataclass
+class _Attention:
+    """The numbers that autograd gave out while a fused attention ran, and what its backward pass moves."""
+
+    first: int
+    last: int
+    backward_traffic: int
+    """In bytes; 0 once it has been counted."""
+
+
 class TrainingRecorder(Recorder):
     """Record a forward pass under autograd, and the backward pass that follows it."""
 
@@ -60,7 +75,7 @@ class TrainingRecorder(Recorder):
         self._in_backward = False
         self._owners: list[_Owner] = []
         self._modules: list[_ModuleSpan] = []
-        self._attentions: list[tuple[int, int]] = []
+        self._attentions: list[_Attention] = []
         self._others: dict[int, Step] = {}
 
     @contextmanager
@@ -71,6 +86,15 @@ class TrainingRecorder(Recorder):
             yield
         finally:
             self._in_backward, self.meter.memory = False, self._memory
+
+    @contextmanager
+    def unpaid(self) -> Iterator[None]:
+        """Let what runs in this block take memory, and cost nothing: it is not the model's."""
+        self.charge(Tally())
+        try:
+            yield
+        finally:
+            self.charge(None)
 
     def run_module(self, module: nn.Module, path: str, /, *args: Any, **kwargs: Any) -> Any:
         """Run one call of a module, and note the numbers that autograd gives out meanwhile."""
@@ -104,9 +128,13 @@ class TrainingRecorder(Recorder):
         node = torch._C._current_autograd_node() if self._in_backward else None
         if node is None:
             return super().open_loose(func)
-        self.meter.memory = _UNSEEN if self._is_attention(node._sequence_nr()) else self._memory
-        share = self._owner(node)
+        share, attention = self._owner(node), self._attention_of(node._sequence_nr())
         share.backward = share.backward or Tally()
+        self._memory.owner = share
+        self.meter.memory = self._memory if attention is None else _UNSEEN
+        if attention is not None and attention.backward_traffic:  # all its parts together are one kernel
+            share.backward.costs.append(Cost(memory_traffic=attention.backward_traffic, ops=1))
+            attention.backward_traffic = 0
         return share.backward
 
     def open_declared(self) -> Tally:
@@ -175,26 +203,31 @@ class TrainingRecorder(Recorder):
         try:
             with torch._C.DisableTorchFunction():
                 result = _attention(*args, **kwargs)
-                result = laid_out_like(inputs[0], result) if fused else result
+                result = laid_out(result, layout_of(inputs[0], result.shape)) if fused else result
         finally:
             self.meter.tally, self.meter.memory = tally, memory
         if fused:
-            self._attentions.append((first, _next_number()))
+            self._attentions.append(_Attention(first, _next_number(), _backward_traffic(result, inputs)))
             _hold_as_fused(memory, result, inputs, bytes_beside(*args, **kwargs), tally)
-        formula = formula_for(torch.ops.aten.scaled_dot_product_attention.default)
+        op = torch.ops.aten.scaled_dot_product_attention.default
+        formula = formula_for(op)
         assert tally is not None
         assert formula is not None
-        op = torch.ops.aten.scaled_dot_product_attention.default
-        tally.costs.append(checked(op, formula(*args, out=result, **kwargs)).cost)
+        cost = formula(*args, out=result, **kwargs)
+        tally.costs.append(counted(Call.of(op, args, kwargs), cost, addressed_bytes(result)).cost)
         return result
 
-    def _is_attention(self, number: int) -> bool:
-        place = bisect_right(self._attentions, number, key=lambda span: span[0]) - 1
-        return place >= 0 and number < self._attentions[place][1]
+    def _attention_of(self, number: int) -> _Attention | None:
+        """Return the fused attention that made an autograd node, if one did."""
+        place = bisect_right(self._attentions, number, key=lambda attention: attention.first) - 1
+        found = self._attentions[place] if place >= 0 else None
+        return found if found is not None and number < found.last else None
 
 
 class _Unseen(LiveMemory):
     """The account of a plain form of attention, which holds scores that a fused kernel does not."""
+
+    is_seen = False
 
     def born(self, tensor: Tensor, nbytes: int) -> None: ...
 
@@ -204,6 +237,13 @@ class _Unseen(LiveMemory):
 
 
 _UNSEEN = _Unseen()
+
+
+def _backward_traffic(result: Tensor, inputs: Sequence[Tensor]) -> int:
+    """Return what a fused kernel moves: inputs, result and its gradient in, the gradients of inputs out."""
+    distinct = {id(tensor): tensor for tensor in inputs}.values()
+    read = sum(map(addressed_bytes, distinct)) + 2 * addressed_bytes(result)
+    return read + sum(tensor.numel() * tensor.itemsize for tensor in inputs if tensor.requires_grad)
 
 
 def _hold_as_fused(
@@ -222,8 +262,9 @@ def _hold_as_fused(
     result.register_hook(lambda gradient: held.append(gradient.detach()))  # type: ignore[no-untyped-call]
     waiting = [tensor for tensor in inputs if tensor.requires_grad and not tensor.is_leaf]
     sizes, expected = [tensor.nbytes for tensor in waiting], list[Any]()
+    layouts = [layout_of(tensor, tensor.shape) for tensor in waiting]
 
-    def arrived(position: int, gradient: Tensor) -> None:
+    def arrived(position: int, gradient: Tensor) -> Tensor:
         if held:  # the first: its computation ends here
             expected.extend(map(memory.hold, sizes))
             if isinstance(tally, Share):
@@ -231,7 +272,10 @@ def _hold_as_fused(
                 tally.backward.peak = max(tally.backward.peak, memory.now)
             held.clear()
         expected[position] = None
+        with _disable_current_modes():  # the fused kernel lays it out like its input at once
+            gradient = laid_out(gradient, layouts[position])
         memory.made([gradient], ())
+        return gradient
 
     for position, tensor in enumerate(waiting):  # a hook on a parameter would stay behind
         tensor.register_hook(partial(arrived, position))  # type: ignore[no-untyped-call]
@@ -267,8 +311,8 @@ def asking_as(given: Tensor, made: Tensor) -> Tensor:
     return made if given.is_leaf else made.clone()
 
 
-def run_backward(name: str, output: Any) -> None:
-    """Run the backward pass of a scalar loss.
+def losses_of(name: str, output: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what a backward pass starts from: tensors, and the gradient with respect to each.
 
     The loss is the scalars that the model returns, if it returns any; else one whose gradient with respect to
     every floating-point output is given, so that the loss itself costs nothing.
@@ -280,7 +324,7 @@ def run_backward(name: str, output: Any) -> None:
             "gradient."
         )
     outputs = [tensor for tensor in outputs if not tensor.ndim] or outputs
-    torch.autograd.backward(outputs, [torch.ones_like(tensor) for tensor in outputs])
+    return outputs, [torch.ones_like(tensor) for tensor in outputs]
 
 
 def _leaves(output: Any) -> list[Any]:

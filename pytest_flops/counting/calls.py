@@ -72,13 +72,16 @@ class Call(NamedTuple):
         describe(args, key, tensors)
         if kwargs:
             describe(kwargs.items(), key, tensors)
+        if len(tensors) > 1 and len(places := {id(tensor): None for tensor in tensors}) < len(tensors):
+            order = [*places]  # x * x reads less than x * y
+            key.append(tuple(order.index(id(tensor)) for tensor in tensors))
         return cls(func, args, kwargs, tuple(key), tensors)
 
     def on(self, tensors: list[Tensor], device: torch.device) -> Call:
         """Return the call with other tensors in place of its own, and `device` for every device it names."""
         swap = {id(old): new for old, new in zip(self.tensors, tensors, strict=True)}
         args, kwargs = _swap(self.args, swap, device), _swap(self.kwargs, swap, device)
-        return self._replace(args=args, kwargs=kwargs, tensors=tensors)
+        return self._replace(args=args, kwargs=kwargs, tensors=[swap[id(old)] for old in self.tensors])
 
     def __call__(self) -> Any:
         return self.func(*self.args, **self.kwargs)
@@ -88,21 +91,22 @@ class Call(NamedTuple):
         """The tensors that the op writes, by its schema."""
         traits = traits_of(self.func)
         places = traits.mutated
-        if traits.statistics and (traits.training is None or self._argument(*traits.training)):
+        if traits.statistics and (traits.training is None or self.argument(*traits.training)):
             places += traits.statistics
-        return [tensor for place in places for tensor in tensors_in(self._argument(*place))]
+        return [tensor for place in places for tensor in tensors_in(self.argument(*place))]
 
     def wanted(self, result: Any) -> Any:
         """Return a result without the parts that nobody asks for: kernels for meta make those too."""
         mask = traits_of(self.func).mask
         if mask is None or not isinstance(result, (tuple, list)):
             return result
-        wanted = self._argument(*mask)
+        wanted = self.argument(*mask)
         if not isinstance(wanted, (tuple, list)) or len(wanted) != len(result):
             return result
         return type(result)([part if asked else None for part, asked in zip(result, wanted, strict=True)])
 
-    def _argument(self, position: int, name: str) -> Any:
+    def argument(self, position: int, name: str) -> Any:
+        """Return the argument of this name, which has this position; None where it is not given."""
         return self.args[position] if position < len(self.args) else self.kwargs.get(name)
 
     @property

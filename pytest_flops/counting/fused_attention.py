@@ -6,6 +6,7 @@ it lacks, and kernels of GPUs have it: that counts as fused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,14 +54,18 @@ def bytes_beside(
     return rows + attn_mask.numel() * query.dtype.itemsize
 
 
-def laid_out_like(query: Tensor, result: Tensor) -> Tensor:
-    """Return the result of an attention in the layout of its query, as a fused kernel makes it.
+def layout_of(tensor: Tensor, size: Sequence[int]) -> tuple[int, ...]:
+    """Return the strides of what a fused kernel makes in the layout of one of its inputs."""
+    return like_all([tensor], size, tensor.dtype).stride
+
+
+def laid_out(made: Tensor, stride: Sequence[int]) -> Tensor:
+    """Return what the parts of an attention made with the strides that a fused kernel gives it.
 
     Joining the heads of such a result takes no copy. A gradient goes through as it comes.
     """
-    wanted = like_all([query], result.shape, result.dtype).stride
-    if result.stride() == wanted:
-        return result
-    order = sorted(range(result.ndim), key=lambda dim: -wanted[dim])
-    back = sorted(range(result.ndim), key=order.__getitem__)
-    return result.permute(order).contiguous().permute(back)
+    if made.stride() == stride:
+        return made
+    order = sorted(range(made.ndim), key=lambda dim: -stride[dim])
+    back = sorted(range(made.ndim), key=order.__getitem__)
+    return made.permute(order).contiguous().permute(back)

@@ -1,8 +1,9 @@
-"""In what order a pointwise op lays out its result: TensorIterator's own rules, from strides alone."""
+"""In what order pointwise ops and convolutions lay out their results, from strides alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,31 @@ _CHANNELS_LAST = {
     5: ((1, 4, 3, 2, 0), torch.channels_last_3d),
 }
 """The dimensions from the innermost, by how many there are."""
+
+
+def convolved_like(result: Any, *operands: Tensor) -> Any:
+    """Return the results of a convolution, which are on meta, in the layout of its input and weight.
+
+    Kernels of CPU and CUDA give channels last where either is (ATen/native/ConvUtils.h); that for meta does
+    not know which of them it stands for, and leaves all contiguous.
+    """
+    if isinstance(result, (tuple, list)):
+        return type(result)(convolved_like(part, *operands) for part in result)
+    if result is None or result.ndim not in _CHANNELS_LAST or not any(map(_is_channels_last, operands)):
+        return result
+    return result.contiguous(memory_format=_CHANNELS_LAST[result.ndim][1])
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    """Tell whether strides are those of channels last, as c10's `is_channels_last_strides_2d` says it."""
+    if tensor.ndim not in _CHANNELS_LAST:
+        return False
+    size, stride, least = tensor.shape, tensor.stride(), 0
+    for dim in _CHANNELS_LAST[tensor.ndim][0]:
+        if not size[dim] or not stride[1] or stride[dim] < least or (dim == 0 and least == stride[1]):
+            return False
+        least = stride[dim] * max(size[dim], 1)
+    return True
 
 
 def same_layout(tensor: Tensor, dtype: torch.dtype | None = None) -> New:

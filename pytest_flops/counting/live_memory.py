@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,31 @@ class _Stored(weakref.ref[torch.UntypedStorage]):
     nbytes: int
 
 
+class _Moment(NamedTuple):
+    """When so many bytes were alive: after so many events, with so many of the own of an op of `owner`."""
+
+    nbytes: int
+    events: int
+    workspace: int
+    owner: object
+
+
 class LiveMemory:
-    """The account of one run: bytes alive `now`, and the most since `peak` was last set to `now`."""
+    """The account of one run: bytes alive `now`, and the most since `peak` was last set to `now`.
+
+    `owner` is whom the storages made from now on belong to: something with a `module`. `is_seen` is False of
+    an account that nobody reads: of what ops do there only the arithmetic counts.
+    """
+
+    is_seen = True
 
     def __init__(self) -> None:
         self.now = 0
         self.peak = 0
+        self.owner: object = None
         self._alive: dict[int, _Stored] = {}
+        self._log: list[tuple[int, int, object]] = []
+        self._highest = _Moment(0, 0, 0, None)
 
     def born(self, tensor: Tensor, nbytes: int) -> None:
         """Take a tensor just made into the account, with a storage of its own of so many bytes."""
@@ -50,9 +69,12 @@ class LiveMemory:
         stored.key = key = storage._cdata  # private: what tells a storage from all others alive, also on meta
         stored.nbytes = nbytes
         self._alive[key] = stored
+        self._log.append((key, nbytes, self.owner))
         self.now += nbytes
         if self.now > self.peak:
             self.peak = self.now
+            if self.now > self._highest.nbytes:
+                self._highest = _Moment(self.now, len(self._log), 0, None)
 
     def made(self, results: Iterable[Tensor], arguments: Iterable[Tensor]) -> None:
         """Take the results of an op into the account, less those that share storage with an argument.
@@ -67,6 +89,7 @@ class LiveMemory:
             if key in self._alive:
                 self.now += nbytes - self._alive[key].nbytes
                 self._alive[key].nbytes = nbytes
+                self._log.append((key, nbytes, self.owner))
                 self.reach(0)
                 continue
             known = {*map(storage_key, _stored_parts(arguments))} if known is None else known
@@ -75,10 +98,24 @@ class LiveMemory:
 
     def reach(self, workspace: int) -> None:
         """Note that so many bytes more were alive for a moment."""
-        self.peak = max(self.peak, self.now + workspace)
+        self.peak = max(self.peak, nbytes := self.now + workspace)
+        if nbytes > self._highest.nbytes:
+            self._highest = _Moment(nbytes, len(self._log), workspace, self.owner)
+
+    def owners(self) -> dict[str, int]:
+        """Return the bytes alive when most were, by the path of the module that made them, most first."""
+        alive: dict[int, tuple[int, object]] = {-1: (self._highest.workspace, self._highest.owner)}
+        for key, nbytes, owner in self._log[: self._highest.events]:  # one that died has 0 bytes
+            alive[key] = nbytes, owner
+        found: dict[str, int] = {}
+        for nbytes, owner in alive.values():
+            module = getattr(owner, "module", "")
+            found[module] = found.get(module, 0) + nbytes
+        return {module: found[module] for module in sorted(found, key=lambda m: -found[m]) if found[module]}
 
     def _died(self, stored: weakref.ref[torch.UntypedStorage]) -> None:
         assert isinstance(stored, _Stored)
+        self._log.append((stored.key, 0, None))
         self.now -= stored.nbytes
         del self._alive[stored.key]
 

@@ -193,6 +193,7 @@ class Recorder(TorchFunctionMode):
         step = self._step(name, "call_function", str(func))
         step.is_loose = True
         self.steps.append(step)
+        self.meter.memory.owner = step
         return step
 
     def __torch_function__(
@@ -332,7 +333,7 @@ class Recorder(TorchFunctionMode):
 
     def charge(self, tally: Tally | None) -> None:
         """Let what runs from now on add to a step, or to the share of a module inside it; None ends that."""
-        self.meter.tally = tally
+        self.meter.tally = self.meter.memory.owner = tally
 
     def _step(self, name: str, op: Op, target: str) -> Step:
         return Step(name, op, target, *self._stack[-1])

@@ -135,11 +135,12 @@ def _learn(call: Call) -> _Learned:
     On the CPU: the kernels of meta tensors are Python that imports PyTorch's compiler, a second of it.
     """
     device = CPU if call.func.namespace == "aten" else META  # what a library's own kernel does is its affair
-    tiny = [
+    ones = [
         torch.ones((1,) * min(tensor.ndim, 1), dtype=tensor.dtype, device=device) for tensor in call.tensors
     ]
+    tiny = (learning := call.on(ones, device)).tensors
     try:
-        result = call.on(tiny, device)()
+        result = learning()
     except Exception:  # PyTorch will say what is wrong when it is asked with the real arguments
         return None
     if result is tiny[0]:

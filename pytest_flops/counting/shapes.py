@@ -31,8 +31,9 @@ from torch.utils._pytree import tree_map_only  # private, for want of a public o
 from pytest_flops.counting.autocast import Autocast
 from pytest_flops.counting.calls import Call, tensors_in, traits_of
 from pytest_flops.counting.concrete import is_big, may_be_big
-from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out_like
+from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out, layout_of
 from pytest_flops.counting.known_values import KnownValues
+from pytest_flops.counting.layouts import convolved_like
 from pytest_flops.counting.live_memory import LiveMemory, keep_alive, storage_key
 from pytest_flops.counting.memo import Memo, Outcome
 from pytest_flops.counting.op_results import (
@@ -52,6 +53,7 @@ from pytest_flops.counting.process import leave_inference_mode
 from pytest_flops.counting.shape_rules import result_by_rule
 from pytest_flops.counting.subclasses import hand_over, has_code
 from pytest_flops.counting.tally import Tally
+from pytest_flops.counting.traffic import new_bytes, with_traffic
 from pytest_flops.counting.unseen import ADDRESSES, Unwritten
 from pytest_flops.errors import FormulaError
 from pytest_flops.formulas import formula_for
@@ -75,6 +77,17 @@ _HOLDING = {
 }
 """Composites that have a formula, and hold more than arguments and results: copies of arguments that are laid
 out otherwise than a kernel wants, scores. By the key of the kernel that takes them apart."""
+_CONVOLUTIONS = {
+    torch.ops.aten.conv2d.default: slice(0, 2),
+    torch.ops.aten.conv2d.padding: slice(0, 2),
+    torch.ops.aten.conv3d.default: slice(0, 2),
+    torch.ops.aten.conv3d.padding: slice(0, 2),
+    torch.ops.aten.conv_transpose2d.input: slice(0, 2),
+    torch.ops.aten.conv_transpose3d.input: slice(0, 2),
+    torch.ops.aten.convolution.default: slice(0, 2),
+    torch.ops.aten.convolution_backward.default: slice(1, 3),
+}
+"""Convolutions, and where their input and weight stand among the arguments."""
 _MOVES = {torch.ops.aten.to.dtype_layout, _TO_COPY}
 _ZERO = torch.ops.aten._efficientzerotensor.default
 
@@ -316,7 +329,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         cost = formula(*call.args, out=out, **call.kwargs)
         if cost is NotImplemented:
             return None
-        outcome = checked(call.func, cost)._replace(result=result, written=call.written)
+        outcome = counted(call, cost, _new_bytes(result))._replace(result=result, written=call.written)
         if call.func is _ATTENTION:
             outcome = outcome._replace(workspace=bytes_beside(*call.args, **call.kwargs))
         memo.store(call.key, outcome)
@@ -532,22 +545,28 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             kwargs = {name: value for name, value in call.kwargs.items() if name not in outs}
             cost = formula(*call.args, out=result, **kwargs)
             if cost is not NotImplemented:
-                self._add(checked(call.func, cost))
+                self._add(counted(call, cost, new_bytes(call, result)))
                 return result
         with self:
             result = call.func.decompose(*call.args, **call.kwargs)
         if result is NotImplemented:
             result = call()
-            self._count_reference(call)
+            self._count_reference(call, result)
         return result
 
     def _run(self, call: Call) -> Any:
         """Run an op that has a formula, and take note of what it holds inside."""
         if call.func is _ATTENTION and is_fused(*call.args, **call.kwargs):
-            result = laid_out_like(call.args[0], call())
+            result = call()
+            result = laid_out(result, layout_of(call.args[0], result.shape))
             self.memory.reach(result.nbytes + bytes_beside(*call.args, **call.kwargs))
             return result
-        return self._weigh(call) if _may_hold(call) else call.wanted(call())
+        if _may_hold(call):
+            return self._weigh(call)
+        result = call.wanted(call())
+        if call.func in _CONVOLUTIONS and all(tensor.is_meta for tensor in call.tensors):
+            return convolved_like(result, *call.args[_CONVOLUTIONS[call.func]])
+        return result
 
     def _weigh(self, call: Call) -> Any:
         """Run an op over its decomposition, whose parts count for memory alone."""
@@ -560,21 +579,28 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             self.tally = outer
 
-    def _count_reference(self, call: Call) -> None:
+    def _count_reference(self, call: Call, result: Any) -> None:
         """Count an op over PyTorch's reference decomposition, on metadata; without one it is unsupported."""
         # Private: PyTorch publishes the table only through its exporter, which is far heavier.
         decomposition = torch._decomp.decomposition_table.get(call.func)
+        new = new_bytes(call, result)
         if decomposition is None:
-            self._add(Outcome(None, Cost(), {str(call.func): 1}))
+            self._add(Outcome(None, with_traffic(call, Cost(), new), {str(call.func): 1}))
             return
-        call = call.on([meta_like(tensor) for tensor in call.tensors], META)
-        with self:
-            decomposition(*call.args, **call.kwargs)
+        on_meta = call.on([meta_like(tensor) for tensor in call.tensors], META)
+        outer, self.tally = self.tally, (parts := Tally())
+        try:
+            with self:
+                decomposition(*on_meta.args, **on_meta.kwargs)
+        finally:
+            self.tally = outer
+        cost = with_traffic(call, parts.cost, new)  # its kernel is one, whatever it computes
+        self._add(Outcome(None, cost, parts.unsupported, by_torch=parts.by_torch))
 
     def _add(self, outcome: Outcome) -> None:
         tally = self.tally
         assert tally is not None
-        tally.costs.append(outcome.cost)
+        tally.costs.append(outcome.cost if self.memory.is_seen else outcome.cost.arithmetic)
         if outcome.unsupported:
             tally.note_unsupported(outcome.unsupported)
         if outcome.by_torch:
@@ -621,6 +647,12 @@ def _new_bytes(result: Result) -> int:
 
 def _unborn(tensor: Tensor, nbytes: int) -> None:
     """Keep a tensor that only stands for a result out of the account."""
+
+
+def counted(call: Call, cost: Any, new: int) -> Outcome:
+    """Return the cost of an op that a formula gave, and what the op moves; so many bytes of it are new."""
+    found = checked(call.func, cost)
+    return found._replace(cost=with_traffic(call, found.cost, new))
 
 
 def checked(func: OpOverload, cost: Any) -> Outcome:

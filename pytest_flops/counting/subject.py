@@ -21,6 +21,7 @@ from pytest_flops.counting.places import Slot, is_atomic
 from pytest_flops.counting.reach import Reached, Search, arguments_of
 from pytest_flops.counting.sharding import is_sharded, may_be_parallel, refuse_parallel
 from pytest_flops.errors import TraceError
+from pytest_flops.metrics import Held
 
 _NO_INPUTS = Inputs((), {})
 
@@ -93,9 +94,22 @@ class Subject:
         return [*self.parameters, *(b for b in self.buffers if b.is_floating_point() or b.is_complex())]
 
     @property
-    def memory(self) -> int:
-        """The size of all parameters and buffers in bytes."""
-        return sum(map(stored_bytes, [*self.parameters, *self.buffers]))
+    def held(self) -> dict[str, Held]:
+        """What each module holds itself, by path: a shared parameter is its first holder's.
+
+        Parameters that a function reaches in no module are its own, at "".
+        """
+        found: dict[str, Held] = {}
+        seen: set[int] = set()
+        for path, module in self.modules.items():
+            parameters, buffers = _new(module._parameters, seen), _new(module._buffers, seen)
+            if parameters or buffers:
+                elements = sum(parameter.numel() for parameter in parameters)
+                found[path] = Held(elements, sum(map(stored_bytes, parameters + buffers)))
+        if loose := _new({str(i): parameter for i, parameter in enumerate(self.parameters)}, seen):
+            own = Held(sum(p.numel() for p in loose), sum(map(stored_bytes, loose)))
+            found[""] = Held.total([found.get("", Held()), own])
+        return found
 
     @property
     def lives_on_meta(self) -> bool:
@@ -223,6 +237,13 @@ def _script_name(model: Any) -> str:
 
 def _unique(tensors: Iterable[Tensor | None]) -> list[Tensor]:
     return list({id(tensor): tensor for tensor in tensors if tensor is not None}.values())
+
+
+def _new(tensors: Mapping[str, Tensor | None], seen: set[int]) -> list[Tensor]:
+    """Return the tensors that were not seen before, and note that they are."""
+    new = [tensor for tensor in tensors.values() if tensor is not None and id(tensor) not in seen]
+    seen.update(map(id, new))
+    return new
 
 
 def _signature(function: Any) -> inspect.Signature | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves  # private, for want of a public one
 
 from pytest_flops.counting.autocast import Autocast, tell_of_autocast
-from pytest_flops.counting.backward import TrainingRecorder, asking_as, go_under_autograd, run_backward
+from pytest_flops.counting.backward import TrainingRecorder, asking_as, go_under_autograd, losses_of
 from pytest_flops.counting.devices import Devices
 from pytest_flops.counting.inputs import Inputs
 from pytest_flops.counting.op_results import meta_like
@@ -250,8 +250,10 @@ class Run:
         self._shapes.returned(leaves)
         self.recorder.mark("output", "output")
         if self._mode.backward and isinstance(self.recorder, TrainingRecorder):
+            with self.recorder.unpaid():
+                losses = losses_of(self._subject.name, output)
             with self.recorder.backward():
-                run_backward(self._subject.name, output)
+                torch.autograd.backward(*losses)
 
     @contextmanager
     def _surroundings(
@@ -351,14 +353,14 @@ class Run:
             inputs=inputs.described(self._subject.signature),
             executed="real" if self._real else "meta",
             reason=reason,
-            params=sum(parameter.numel() for parameter in self._subject.parameters),
+            held=self._subject.held,
             nodes=self.recorder.nodes(),
             module_types=self._subject.types,
             unsupported=self._unsupported(met_kernel),
             by_torch=self._by_torch(),
+            peak_owners=self._shapes.memory.owners(),
             formulas=FORMULAS_VERSION,
             torch=torch.__version__,
-            parameter_memory=self._subject.memory,
         )
 
     def _unsupported(self, met_kernel: bool) -> dict[str, int]:

@@ -20,10 +20,11 @@ from torch._C import DispatchKey  # what `has_kernel_for_dispatch_key` takes; to
 from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; torch publishes no alias
 from torch.autograd import forward_ad
 
-from pytest_flops.counting.calls import traits_of
+from pytest_flops.counting.calls import Call, traits_of
 from pytest_flops.counting.recorder import Recorder
-from pytest_flops.counting.shapes import checked
+from pytest_flops.counting.shapes import counted
 from pytest_flops.counting.tally import Tally
+from pytest_flops.counting.traffic import new_bytes
 from pytest_flops.errors import FormulaError
 from pytest_flops.formulas import formula_for
 from pytest_flops.formulas.composites import different_in_parts, with_any_formula, with_users_formula
@@ -143,9 +144,10 @@ class _Composite:
         outs = traits_of(self.func).outs
         inputs = {name: value for name, value in kwargs.items() if name not in outs}
         cost = formula(*args, out=result, **inputs)
-        counted = parts if cost is NotImplemented else checked(self.func, cost)
-        tally.costs.append(counted.cost)
-        if counted.unsupported:
-            tally.note_unsupported(counted.unsupported)
-        if counted.by_torch:
-            tally.note_by_torch(counted.by_torch)
+        call = Call.of(self.func, args, kwargs)
+        counted_whole = parts if cost is NotImplemented else counted(call, cost, new_bytes(call, result))
+        tally.costs.append(counted_whole.cost)
+        if counted_whole.unsupported:
+            tally.note_unsupported(counted_whole.unsupported)
+        if counted_whole.by_torch:
+            tally.note_by_torch(counted_whole.by_torch)

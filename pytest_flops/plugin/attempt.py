@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -33,6 +34,7 @@ class Attempt:
     notes: list[Note] = field(default_factory=list)
     sections: list[tuple[str, str]] = field(default_factory=list)
     failure: str = ""
+    culprit: str = ""
     _stored: dict[str, Baseline] | None = None
 
     @property
@@ -65,6 +67,8 @@ class Attempt:
             "gated": sorted(self.gated),
             "unused": sorted((self._stored or {}).keys() - self.gated),
             "notes": self.notes,
+            "culprit": self.culprit,
+            "argument": test_argument(self.item),
         }
 
 
@@ -87,9 +91,18 @@ def place_of(item: pytest.Item) -> Place:
     return Place(path, shown_path(path, item.config.invocation_params.dir), test)
 
 
-def accept_command(item: pytest.Item) -> str:
-    """Return the command that accepts the present counts of one test, quoted for the user's shell."""
+def test_argument(item: pytest.Item) -> str:
+    """Return how one test is named on the command line, from where pytest was called."""
     inside = place_of(item).test.partition("::")[2]
-    argument = f"{shown_path(item.path, item.config.invocation_params.dir)}::{inside}"
-    command = ["pytest", argument, "--flops-update"]
+    return f"{shown_path(item.path, item.config.invocation_params.dir)}::{inside}"
+
+
+def accept_command(item: pytest.Item) -> str:
+    """Return the command that accepts the present counts of one test."""
+    return command_accepting([test_argument(item)])
+
+
+def command_accepting(arguments: Sequence[str]) -> str:
+    """Return the command that accepts the present counts of some tests, quoted for the user's shell."""
+    command = ["pytest", *arguments, "--flops-update"]
     return subprocess.list2cmdline(command) if os.name == "nt" else shlex.join(command)

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from pytest_flops.budgets.decision import Decision, decide
+from pytest_flops.budgets.finding import Finding
 from pytest_flops.budgets.verdict import MeasuredVerdict
 from pytest_flops.plugin.attempt import PROPERTY, Attempt, accept_command
 from pytest_flops.plugin.measure import measure
 from pytest_flops.plugin.progress import shown
 from pytest_flops.reporting.failure import failure_text, not_accepted_yet
 from pytest_flops.reporting.measurements import measured_change, measured_failure_text, uncompared
+from pytest_flops.reporting.places import culprit, moves, where
 from pytest_flops.reporting.tables import node_digest
 from pytest_flops.results.measured import Latency, Measured
 from pytest_flops.results.report import Report
-from pytest_flops.units import plural
+from pytest_flops.units import percent, plural
 
 if TYPE_CHECKING:
     from pytest_flops.counting.trace import Traced
@@ -49,6 +51,7 @@ def gate(attempt: Attempt, name: str, found: Traced, report: Report) -> None:
     accepted = decision.accept(measured)
     if accepted is not None:
         attempt.accepted[name] = accepted
+    note_counted(attempt, name, report, decision)
     note_changes(attempt, name, decision)
     note_caveats(attempt, name, report)
 
@@ -81,10 +84,12 @@ def gate_measured(
 
 
 def fail(attempt: Attempt, name: str, report: Report, decision: Decision) -> NoReturn:
-    """Fail the test with the reason, and the node table as a section of its own."""
+    """Fail the test with the reason; the node table is a section of its own where no change says enough."""
     __tracebackhide__ = True
-    table = node_digest(report, decision.verdict, full=attempt.verbose)
-    attempt.sections.append((f"flops: nodes of {name}", table))
+    if attempt.verbose or not decision.verdict.changes.places:
+        table = node_digest(report, decision.verdict, full=attempt.verbose)
+        attempt.sections.append((f"flops: nodes of {name}", table))
+    attempt.culprit = culprit(decision.verdict)
     text = failure_text(
         name,
         report,
@@ -95,8 +100,26 @@ def fail(attempt: Attempt, name: str, report: Report, decision: Decision) -> NoR
         strict=attempt.options.strict,
         updating=attempt.options.update is not None,
         full=attempt.verbose,
+        unreached=sorted(attempt.stored.keys() - attempt.counted.keys()) if attempt.budget.baseline else (),
     )
     pytest.fail(text, pytrace=False)
+
+
+def note_counted(attempt: Attempt, name: str, report: Report, decision: Decision) -> None:
+    """Keep for the summary of a verbose run what the model costs, and how that differs from its baseline."""
+    attempt.note("counted", f"{name}: {', '.join(_total_and_change(f) for f in decision.verdict.totals)}")
+    if attempt.verbose:
+        attempt.note("nodes", f"{name}\n{report.table()}")
+
+
+def _total_and_change(finding: Finding) -> str:
+    assert isinstance(finding.now, int)
+    text = finding.metric.brief(finding.now)
+    return (
+        f"{text} ({percent(finding.was, finding.now)})"
+        if isinstance(finding.was, int) and finding.changed
+        else text
+    )
 
 
 def note_changes(attempt: Attempt, name: str, decision: Decision) -> None:
@@ -107,7 +130,11 @@ def note_changes(attempt: Attempt, name: str, decision: Decision) -> None:
             for finding in decision.verdict.totals
             if finding.changed and isinstance(finding.was, int) and isinstance(finding.now, int)
         ]
-        attempt.note(decision.drift, f"{name}: {', '.join(totals) or 'the same FLOPs in other places'}")
+        changes = decision.verdict.changes
+        what = ", ".join(totals) or f"the same cost in other places: {moves(changes)}"
+        if decision.drift == "improved":
+            what += where(changes, next(f.metric for f in changes.totals if f.changed), rising=False)
+        attempt.note(decision.drift, f"{name}: {what}")
     if decision.accepted is None:
         for finding in decision.verdict.changes.uncompared:
             attempt.note("uncompared", f"{name}: {not_accepted_yet(finding)}")

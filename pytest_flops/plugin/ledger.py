@@ -29,7 +29,8 @@ class Options:
 class Entry(TypedDict):
     """What one run of a test found; it travels from xdist workers with the test's report.
 
-    `gated` names the models that were held against the `file`, `unused` the others that it has.
+    `gated` names the models that were held against the `file`, `unused` the others that it has. `culprit`
+    says what grew where the test failed by its baseline, `argument` names it on a command line.
     """
 
     models: int
@@ -38,6 +39,8 @@ class Entry(TypedDict):
     gated: list[str]
     unused: list[str]
     notes: list[Note]
+    culprit: str
+    argument: str
 
 
 @dataclass
@@ -85,6 +88,14 @@ class Ledger:
     def failed(self) -> int:
         """Number of tests that counted models and failed."""
         return len(self.entries.keys() - self.passed)
+
+    def culprits(self) -> dict[str, list[str]]:
+        """Return what grew, and the arguments that name the tests that failed by it, the most first."""
+        found: dict[str, list[str]] = {}
+        for nodeid, entry in sorted(self.entries.items()):
+            if entry["culprit"] and nodeid not in self.passed:
+                found.setdefault(entry["culprit"], []).append(entry["argument"])
+        return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
     def notes(self, kind: str) -> list[str]:
         """Return the lines of one kind, in the order of the tests' ids."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_flops.plugin.attempt import command_accepting
 from pytest_flops.plugin.ledger import Ledger, Options
 from pytest_flops.units import plural
 
 _ROWS = 20
+_MOST_ARGUMENTS = 20
 
 
 def summary_lines(ledger: Ledger, options: Options, verbosity: int) -> Iterator[str]:
@@ -26,9 +28,26 @@ def summary_lines(ledger: Ledger, options: Options, verbosity: int) -> Iterator[
     if verbosity > 0:
         sections.append(("changed within the tolerance", ledger.notes("tolerated")))
         sections.append(("ran on real tensors, which takes longer", ledger.notes("real")))
+        sections.append(("counted", ledger.notes("counted")))
     for title, rows in sections:
         if rows:
             yield from _section(title, rows, verbosity)
+    yield from ledger.notes("nodes")
+    if verbosity >= 0 and ledger.failed > 1:
+        yield from _culprits(ledger.culprits())
+
+
+def _culprits(culprits: dict[str, list[str]]) -> Iterator[str]:
+    """Yield what grew in how many tests, and one command that accepts it all."""
+    if not culprits:
+        return
+    yield "flops: what grew"
+    yield from (f"  {culprit}: {plural(len(tests), 'test')}" for culprit, tests in culprits.items())
+    arguments = [argument for tests in culprits.values() for argument in tests]
+    if len(arguments) <= _MOST_ARGUMENTS:
+        yield f"  Accept it all: {command_accepting(arguments)}"
+    else:
+        yield "  Accept it all: pytest --last-failed --flops-update"
 
 
 def _verdict(ledger: Ledger) -> str:

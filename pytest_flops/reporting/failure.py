@@ -7,14 +7,25 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from pytest_flops.budgets.budget import Budget
-from pytest_flops.budgets.verdict import Change, Excess, Finding, Mismatch, Unmatched, Verdict, tolerated
-from pytest_flops.metrics import METRICS, Metric
+from pytest_flops.budgets.changes import Mismatch, ModuleChange
+from pytest_flops.budgets.finding import Finding, tolerated
+from pytest_flops.budgets.verdict import Excess, Unmatched, Verdict
+from pytest_flops.metrics import COUNTED, Metric
 from pytest_flops.reporting.limits import NOT_WRITTEN, RAISE_IT, bounded
+from pytest_flops.reporting.places import in_order, label, renames, where
 from pytest_flops.reporting.tables import change_tables
-from pytest_flops.results.report import Node, Report, calls, costs, operators_and_unseen, place_name
-from pytest_flops.units import plural
+from pytest_flops.results.report import (
+    Node,
+    Report,
+    calls,
+    costs,
+    enclosing,
+    headline,
+    operators_and_unseen,
+    place_name,
+)
 
-_FLOPS = METRICS["flops"]
+_MODULE_LINES = 3
 
 
 def failure_text(
@@ -28,18 +39,21 @@ def failure_text(
     strict: bool = False,
     updating: bool = False,
     full: bool = False,
+    unreached: Iterable[str] = (),
 ) -> str:
     """Return why a model fails its budget: limit, fact, place; what changed; the command that accepts it.
 
     `accept` is that command, `file` the baseline; `updating` says that the run would have written it.
+    `unreached` are models of the same file that the run did not come to.
     """
     problems = [
         *_limit_problems(name, report, verdict),
         *_baseline_problems(name, report, verdict, budget, file, strict),
     ]
     blocks = ["\n".join(problems), *change_tables(report, verdict, full=full)]
+    blocks += ["\n".join([*_renamed(verdict, full), *([headline(report)] if verdict.changes.places else [])])]
     blocks += [_versions(verdict.changes.versions)] if verdict.changes.versions else []
-    blocks += ["\n".join(_ways_out(verdict, budget, accept, updating, strict))]
+    blocks += ["\n".join(_ways_out(verdict, budget, accept, updating, strict, tuple(unreached)))]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -55,7 +69,7 @@ def _limit_problems(name: str, report: Report, verdict: Verdict) -> Iterator[str
     for unmatched in verdict.unmatched:
         yield _unmatched(name, report, unmatched)
     for finding in verdict.over_limit:
-        yield f"{name}: {_over_limit(finding)}{_place(finding.metric, report)}"
+        yield f"{name}: {_over_limit(finding)}{_peak_place(finding.metric, report, verdict)}"
     for excess in verdict.excesses:
         yield f"{f'{name} {excess.module}'.rstrip()}: {_excess(excess)}"
 
@@ -80,7 +94,7 @@ def _over_limit(finding: Finding) -> str:
 
 def _excess(excess: Excess) -> str:
     source = f'flops_budget modules "{excess.glob}"'
-    return bounded("at most", excess.limit, _FLOPS, source, excess.now, excess.limit)
+    return bounded("at most", excess.limit, excess.metric, source, excess.now, excess.limit)
 
 
 # The baseline -----------------------------------------------------------------------------------------------
@@ -97,11 +111,11 @@ def _baseline_problems(
             f"  baseline: {mismatch.was}\n  now:      {mismatch.now}"
         )
     for leading in _leading(verdict, attrgetter("grew")):
-        limit = tolerated(leading.was, budget.rtol)
+        limit = tolerated(leading.was, _rtol(leading, budget))
         yield _bound(name, leading, budget, "at most", limit) + _where(leading, report, verdict)
     if strict:
         for leading in _leading(verdict, attrgetter("shrank")):
-            limit = 2 * leading.was - tolerated(leading.was, budget.rtol)
+            limit = 2 * leading.was - tolerated(leading.was, _rtol(leading, budget))
             yield _bound(name, leading, budget, "at least", limit) + _where(leading, report, verdict)
         for finding in verdict.changes.uncompared:
             yield f"{name}: {not_accepted_yet(finding)} (strict)"
@@ -114,61 +128,85 @@ def not_accepted_yet(finding: Finding) -> str:
 
 
 class _Leading(NamedTuple):
-    """A change that says why a test failed: of a total, or of the FLOPs of the module at `path`."""
+    """A change that says why a test failed: of a total, or of the modules at `path`, which are alike."""
 
     metric: Metric
     was: int
     now: int
     path: str
+    times: int = 1
 
 
-def _leading(verdict: Verdict, decisive: Callable[[Finding | Change], bool]) -> list[_Leading]:
-    """Return the decisive totals, and where the total FLOPs are not among them, the innermost modules."""
-    totals = [
-        _Leading(finding.metric, finding.was, finding.now, "")
+def _leading(verdict: Verdict, decisive: Callable[[Finding | ModuleChange], bool]) -> Iterator[_Leading]:
+    """Yield the decisive totals, and of metrics whose total is not among them the innermost modules."""
+    totals = {
+        finding.metric: _Leading(finding.metric, finding.was, finding.now, "")
         for finding in verdict.totals
         if decisive(finding) and isinstance(finding.was, int) and isinstance(finding.now, int)
+    }
+    for metric in COUNTED:
+        if metric in totals:
+            yield totals[metric]
+            continue
+        modules = {
+            change.path: change
+            for change in verdict.changes.modules
+            if change.metric is metric and decisive(change)
+        }
+        around = {outer for path in modules for outer in list(enclosing(path))[1:]}
+        yield from _alike([modules[path] for path in modules if path not in around])[:_MODULE_LINES]
+
+
+def _alike(changes: list[ModuleChange]) -> list[_Leading]:
+    """Return changes of modules, those together that differ by numbers in their paths only."""
+    found: dict[tuple[object, ...], list[ModuleChange]] = {}
+    for change in changes:
+        pattern = tuple("#" if name.isdigit() else name for name in change.path.split("."))
+        found.setdefault((pattern, change.was, change.now), []).append(change)
+    return [
+        _Leading(its[0].metric, its[0].was, its[0].now, label([each.path for each in its]), len(its))
+        for its in found.values()
     ]
-    if any(leading.metric is _FLOPS for leading in totals):
-        return totals
-    modules = {str(change.what): change for change in verdict.changes.modules if decisive(change)}
-    inner = [path for path in modules if not any(is_inside(other, path) for other in modules.keys() - {path})]
-    return totals + [_Leading(_FLOPS, modules[path].was, modules[path].now, path) for path in inner]
 
 
-def is_inside(path: str, module: str) -> bool:
-    """Tell whether a path is that of the module or of one inside it."""
-    return not module or path == module or path.startswith(f"{module}.")
+def _rtol(leading: _Leading, budget: Budget) -> str:
+    return budget.rtol.get(leading.metric.name, "0")
 
 
 def _bound(name: str, leading: _Leading, budget: Budget, bound: str, limit: int) -> str:
-    source = "baseline" if limit == leading.was else f"baseline {leading.was:,}, rtol {budget.rtol}"
+    rtol = _rtol(leading, budget)
+    source = "baseline" if limit == leading.was else f"baseline {leading.was:,}, rtol {rtol}"
     source += ", strict" if bound == "at least" else ""
+    times = f" x{leading.times}, each" if leading.times > 1 else ""
     subject = f"{name} {leading.path}".rstrip()
-    return f"{subject}: {bounded(bound, limit, leading.metric, source, leading.now, leading.was)}"
+    return f"{subject}{times}: {bounded(bound, limit, leading.metric, source, leading.now, leading.was)}"
 
 
 # Places -----------------------------------------------------------------------------------------------------
 
 
 def _where(leading: _Leading, report: Report, verdict: Verdict) -> str:
-    """Return the place of a change: of a sum the module with most of it, of a peak the step."""
-    if leading.metric.place != "module":
-        return _place(leading.metric, report)
-    if leading.path or not verdict.changes.places:
+    """Return the place of a change: of a sum where most of it is, of a peak the step and whose bytes grew."""
+    if leading.metric.place == "node":
+        return _peak_place(leading.metric, report, verdict)
+    if leading.path:
         return ""
     rising = leading.now > leading.was
-    first, *others = [change for change in verdict.changes.places if (change.own > 0) == rising]
-    more = f" and {plural(len(others), 'more module')}" if others else ""
-    return f", in {place_name(str(first.what))}{more}"
+    return where(verdict.changes, leading.metric, in_order(report), rising=rising)
 
 
-def _place(metric: Metric, report: Report) -> str:
-    """Return the node where a metric is highest, for one that is no sum."""
-    if metric.place != "node":
+def _peak_place(metric: Metric, report: Report, verdict: Verdict) -> str:
+    """Return the node at the peak, and the module that has more alive there than it had."""
+    if metric.place != "node" or not report.peak_memory:
         return ""
-    highest = max(report.nodes, key=attrgetter(metric.name), default=None)
-    return f", at {_step(highest)}" if highest is not None and getattr(highest, metric.name) else ""
+    where = f", at {_step(report.peak_node)}"
+    if verdict.changes.peaks is None:
+        return where
+    was, now = (peak.owners for peak in verdict.changes.peaks)
+    most = max(now, key=lambda path: now[path] - was.get(path, 0), default="")
+    if now.get(most, 0) <= was.get(most, 0):
+        return where
+    return f"{where}, for {place_name(most)}: {was.get(most, 0):,} -> {now[most]:,} bytes alive then"
 
 
 def _step(node: Node) -> str:
@@ -179,12 +217,20 @@ def _step(node: Node) -> str:
 # Ways out ---------------------------------------------------------------------------------------------------
 
 
+def _renamed(verdict: Verdict, full: bool) -> list[str]:
+    """Return the modules that go by another name, a few of them unless it is to be `full`."""
+    lines = list(renames(verdict.changes.renamed))
+    return lines if full or len(lines) <= _MODULE_LINES else [*lines[:_MODULE_LINES], "..."]
+
+
 def _versions(versions: Iterable[Mismatch]) -> str:
     changed = ", ".join(f"{version.what} {version.was} -> {version.now}" for version in versions)
     return f"The counter changed since the baseline ({changed}): the model may be the same."
 
 
-def _ways_out(verdict: Verdict, budget: Budget, accept: str, updating: bool, strict: bool) -> Iterator[str]:
+def _ways_out(
+    verdict: Verdict, budget: Budget, accept: str, updating: bool, strict: bool, unreached: tuple[str, ...]
+) -> Iterator[str]:
     operators, unseen = operators_and_unseen(verdict.unsupported)
     if operators:
         yield (
@@ -203,5 +249,12 @@ def _ways_out(verdict: Verdict, budget: Budget, accept: str, updating: bool, str
         yield f"Not measured, since the counts already fail: {titles}."
     if updating and not verdict.within_limits:
         yield NOT_WRITTEN
-    elif budget.baseline and (not verdict.within_baseline or (strict and verdict.changes.uncompared)):
-        yield f"Accept it: {accept}"
+    elif verdict.within_limits and budget.baseline and _is_to_accept(verdict, strict):
+        more = f" (and what this run did not reach: {', '.join(unreached)})" if unreached else ""
+        yield f"Accept it: {accept}{more}"
+
+
+def _is_to_accept(verdict: Verdict, strict: bool) -> bool:
+    return not verdict.within_baseline or (
+        strict and bool(verdict.changes.uncompared or verdict.changes.shrunk)
+    )

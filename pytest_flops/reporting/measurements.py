@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
-from pytest_flops.budgets.verdict import Finding, MeasuredVerdict, tolerated
+from pytest_flops.budgets.finding import Finding, tolerated
+from pytest_flops.budgets.verdict import MeasuredVerdict
 from pytest_flops.metrics import MEASURED, Metric
 from pytest_flops.reporting.limits import NOT_WRITTEN, RAISE_IT, bounded
 from pytest_flops.results.measured import Latency, Measured, Quantity

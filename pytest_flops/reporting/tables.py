@@ -1,31 +1,22 @@
-"""What changed and where memory peaks, as rows of values: text is made of them last."""
+"""What changed, where memory peaks and what costs most, as rows of values: text is made of them last."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Sequence
 
-from pytest_flops.budgets.baseline import Function
-from pytest_flops.budgets.verdict import Change, Changes, Verdict
-from pytest_flops.metrics import METRICS
-from pytest_flops.results.columns import Column, Table, count
+from pytest_flops.budgets.baseline import Peak
+from pytest_flops.budgets.changes import Changes
+from pytest_flops.budgets.verdict import Verdict
+from pytest_flops.metrics import METRICS, Metric
+from pytest_flops.reporting.places import BY_IMPORTANCE, Group, change_of, grouped, label
+from pytest_flops.results.columns import Column, Table
 from pytest_flops.results.report import Node, Report, base_name, node_rows, place_name, total_lines
-from pytest_flops.units import delta, plural
+from pytest_flops.units import percent, plural
 
 _CHANGED_ROWS = 10
+_OWNER_ROWS = 5
 _DIGEST_ROWS = 24
-
-
-class Delta(NamedTuple):
-    """A change of FLOPs, and the part of it that is a module's own."""
-
-    was: int
-    now: int
-    own: int
-
-    def __str__(self) -> str:
-        text = delta(self.was, self.now)
-        return text if self.own == self.now - self.was else f"{text}, {self.own:+,} its own"
+_COLUMNS = 3
 
 
 def text_of(table: Table, style: str = "simple") -> str:
@@ -38,9 +29,9 @@ def text_of(table: Table, style: str = "simple") -> str:
 
 
 def node_digest(report: Report, verdict: Verdict, *, full: bool = False) -> str:
-    """Return the nodes where something changed and the largest ones, as they ran, and the totals.
+    """Return the largest nodes, as they ran, and the totals; with `full` no node is left out.
 
-    A broken peak adds the column for it. With `full` no node is left out.
+    A broken peak adds the column for it, and the node where it is.
     """
     table = digest_rows(report, verdict, most=len(report.nodes) if full else _DIGEST_ROWS)
     gap = [] if table.hidden else [""]
@@ -48,104 +39,116 @@ def node_digest(report: Report, verdict: Verdict, *, full: bool = False) -> str:
 
 
 def digest_rows(report: Report, verdict: Verdict, most: int) -> Table:
-    """Return rows for at most so many nodes: those where something changed before the others, by cost."""
+    """Return rows for at most so many nodes, those with the most FLOPs, or else the most memory traffic."""
     peaks = verdict.peak_bound is not None
-    modules = {change.what for change in verdict.changes.places}
-    functions = {change.what for change in verdict.changes.functions}
 
-    def rank(index: int) -> tuple[bool, int]:
+    def rank(index: int) -> tuple[bool, int, int]:
         node = report.nodes[index]
-        if peaks and node.peak_memory == report.peak_memory:
-            return True, report.flops
-        if node.op == "call_module":
-            return any(part.module in modules for part in node.shares), node.flops
-        return Function(node.module, base_name(node.name)) in functions, node.flops
+        return peaks and node is report.peak_node, node.flops, node.memory_traffic
 
     ranked = sorted(range(len(report.nodes)), key=rank, reverse=True)
-    table = node_rows(report.nodes, peaks=peaks)
-    return table.keep(sorted(ranked[:most]))
+    return node_rows(report.nodes, peaks=peaks).keep(sorted(ranked[:most]))
 
 
 # Changes ----------------------------------------------------------------------------------------------------
 
 
-def module_changes(changes: Changes, report: Report) -> Table:
-    """Return the modules whose own work changed, most first.
+def place_changes(changes: Changes, report: Report, metrics: Sequence[Metric]) -> Table:
+    """Return the places whose work changed, by what changed most of the first metric that they share.
 
     Modules around them are left out: they only inherit the change.
     """
-    columns = (Column("module", place_name), Column("type"), *_NUMBERS)
+    places = [place for place in changes.places if any(map(place.delta, metrics))]
+    groups = grouped(places, metrics)
+    sizes = [max((abs(group.delta(metric)) for group in groups), default=0) or 1 for metric in metrics]
+
+    def rank(group: Group) -> float:
+        return -max(abs(group.delta(metric)) / most for metric, most in zip(metrics, sizes, strict=True))
+
+    columns = (
+        Column("module", place_name),
+        Column("type or function"),
+        Column("node"),
+        *(Column(metric.title) for metric in metrics),
+    )
     rows = [
-        (change.what, report.module_types.get(str(change.what), "-"), *_numbers(change))
-        for change in changes.places
-        if change.was != change.now
+        (
+            f"{group.label}{f' x{len(group.places)}' if len(group.places) > 1 else ''}",
+            group.first.function or group.first.type,
+            _nodes_of(group, report),
+            *(change_of(group, metric) for metric in metrics),
+        )
+        for group in sorted(groups, key=rank)
     ]
-    return Table(columns, tuple(rows), noun="more module")
+    return Table(columns, tuple(rows), noun="more place")
 
 
-def function_changes(changes: Changes, report: Report) -> Table:
-    """Return the functions whose work changed, most first, and the nodes where they are called."""
-    columns = (Column("function"), Column("in", place_name), Column("nodes", _names), *_NUMBERS)
-    functions = sorted(changes.functions, key=lambda change: (-abs(change.own), change.what))
-    rows = [
-        (change.what.name, change.what.module, _calls_of(change.what, report.nodes), *_numbers(change))
-        for change in functions
-        if isinstance(change.what, Function)
-    ]
-    return Table(columns, tuple(rows), noun="more function")
+def shown_metrics(verdict: Verdict) -> list[Metric]:
+    """Return the metrics to show by place: those that grew, else those that changed, by what people read."""
+    changes = verdict.changes
+    grown = {each.metric for each in changes.grown}
+    changed = {finding.metric for finding in changes.totals if finding.changed}
+    wanted = [metric for metric in BY_IMPORTANCE if metric in (grown or changed)]
+    return wanted[:_COLUMNS] or [METRICS["flops"]]
 
 
-_NUMBERS = (Column("baseline", count, right=True), Column("now", count, right=True), Column("change"))
-
-
-def _numbers(change: Change) -> tuple[int, int, Delta]:
-    return change.was, change.now, Delta(change.was, change.now, change.own)
-
-
-def _calls_of(function: Function, nodes: Iterable[Node]) -> list[str]:
-    return [
-        node.name
-        for node in nodes
-        if node.module == function.module and base_name(node.name) == function.name and node.flops
-    ]
-
-
-def _names(names: list[str]) -> str:
+def _nodes_of(group: Group, report: Report) -> str:
+    """Return the names of the nodes where the first place of a group is now."""
+    place = group.first
+    names = [node.name for node in report.nodes if place.now is not None and _is_at(node, group)]
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} ... {names[-1]} ({len(names)})"
+
+
+def _is_at(node: Node, group: Group) -> bool:
+    place = group.first
+    if node.op == "call_module":
+        return not place.function and node.module == place.module
+    return bool(place.function) and (node.module, base_name(node.name)) == (place.module, place.function)
 
 
 # Peak memory ------------------------------------------------------------------------------------------------
 
 
-def peak_rows(report: Report, above: int) -> Table:
-    """Return the modules while whose own steps more than so many bytes were alive, and the highest such step.
-
-    What modules inside them reach is theirs alone, so a container does not repeat it.
-    """
-    highest: dict[str, Node] = {}
-    for node in report.nodes:
-        if node.peak_memory > (highest[node.module].peak_memory if node.module in highest else above):
-            highest[node.module] = node
-    peak = METRICS["peak_memory"]
-    columns = (
-        Column("module", place_name),
-        Column("type"),
-        Column("peak at"),
-        Column("bytes alive", peak.figure),
-    )
+def owner_changes(peaks: tuple[Peak, Peak], report: Report) -> Table:
+    """Return what was and is alive at the peak by the module that made it, where that changed."""
+    was, now = (peak.owners for peak in peaks)
+    found: dict[tuple[str, int, int], list[str]] = {}
+    for path in {**now, **was}:
+        if was.get(path, 0) != now.get(path, 0):
+            pattern = ".".join("#" if name.isdigit() else name for name in path.split("."))
+            found.setdefault((pattern, was.get(path, 0), now.get(path, 0)), []).append(path)
     rows = [
-        (node.module, report.module_types.get(node.module, "-"), node.name, node.peak_memory)
-        for node in sorted(highest.values(), key=lambda node: -node.peak_memory)
+        (
+            f"{label(paths)}{f' x{len(paths)}' if len(paths) > 1 else ''}",
+            report.module_types.get(paths[0], "-"),
+            f"{before:,} -> {after:,} ({percent(before, after)})",
+        )
+        for (_, before, after), paths in sorted(
+            found.items(), key=lambda item: -abs(item[0][2] - item[0][1]) * len(item[1])
+        )
     ]
-    return Table(columns, tuple(rows), noun="more module")
+    return Table(_OWNER_COLUMNS, tuple(rows), noun="more module")
+
+
+def owner_rows(report: Report) -> Table:
+    """Return what is alive at the peak by the module that made it, most first."""
+    rows = [
+        (path, report.module_types.get(path, "-"), f"{nbytes:,}")
+        for path, nbytes in report.peak_owners.items()
+    ]
+    return Table(_OWNER_COLUMNS, tuple(rows), noun="more module")
+
+
+_OWNER_COLUMNS = (Column("made by", place_name), Column("type"), Column("bytes alive at the peak"))
 
 
 def change_tables(report: Report, verdict: Verdict, *, full: bool = False) -> list[str]:
-    """Return what changed as text: modules, functions, and where memory is above what the budget allows.
+    """Return what changed as text: places, and where the peak broke the budget what is alive then.
 
     With `full` no row is dropped.
     """
-    tables = [module_changes(verdict.changes, report), function_changes(verdict.changes, report)]
+    tables = [(place_changes(verdict.changes, report, shown_metrics(verdict)), _CHANGED_ROWS)]
     if verdict.peak_bound is not None:
-        tables.append(peak_rows(report, verdict.peak_bound))
-    return [text_of(table if full else table.cut(_CHANGED_ROWS)) for table in tables if table.rows]
+        peaks = verdict.changes.peaks
+        tables.append((owner_changes(peaks, report) if peaks else owner_rows(report), _OWNER_ROWS))
+    return [text_of(table if full else table.cut(most)) for table, most in tables if table.rows]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal
 
-from pytest_flops.metrics import COUNTED, METRICS, Cost, Metric
+from pytest_flops.metrics import COUNTED, METRICS, Cost, Held, Metric
 from pytest_flops.results.columns import NODE_COLUMNS, Column, Table, count
 from pytest_flops.units import plural
 
@@ -20,6 +20,7 @@ Executed = Literal["meta", "real"]
 KERNEL = "kernel outside PyTorch"
 """How work is named in `Report.unsupported` of which nothing but its result is seen."""
 _NONE = Cost()
+_NOTHING_HELD = Held()
 _SUMMARY_ROWS = 20
 
 
@@ -38,6 +39,16 @@ class _Costed:
     def macs(self) -> int:
         """The multiply-accumulates of contractions among them."""
         return self.cost.macs
+
+    @property
+    def memory_traffic(self) -> int:
+        """The bytes that an eager run reads and writes, op by op: no cache, no fusion, no workspace."""
+        return self.cost.memory_traffic
+
+    @property
+    def ops(self) -> int:
+        """The operators that read or wrote memory: a proxy for kernel launches and for Python's part."""
+        return self.cost.ops
 
 
 class _WithBackward(_Costed):
@@ -115,6 +126,22 @@ class ModuleTotal(_Costed):
     """What its steps cost together."""
     peak_memory: int = 0
     """The most bytes alive in the whole model while this module ran."""
+    held: Held = _NOTHING_HELD
+    """The parameters and buffers in it, shared ones under the first module that has them."""
+
+    @property
+    def params(self) -> int:
+        """The number of elements of its parameters."""
+        return self.held.params
+
+    @property
+    def parameter_memory(self) -> int:
+        """The size of its parameters and buffers in bytes."""
+        return self.held.parameter_memory
+
+    def total(self, metric: Metric) -> int:
+        """Return the module's part of one additive metric."""
+        return int(getattr(self, metric.name))
 
 
 @dataclass(frozen=True, repr=False)
@@ -131,8 +158,8 @@ class Report(_WithBackward):
     """"meta" where the run on shapes sufficed, "real" where real tensors were needed."""
     reason: str
     """Why real tensors were needed, and where; "" where they were not."""
-    params: int
-    """The number of elements of all parameters, shared ones once."""
+    held: Mapping[str, Held]
+    """The parameters and buffers of each module's own, by its path; shared ones once."""
     nodes: tuple[Node, ...]
     """The steps in the order in which they ran."""
     module_types: Mapping[str, str]
@@ -143,13 +170,13 @@ class Report(_WithBackward):
     """The version of the formulas that counted."""
     torch: str
     """The version of torch that ran."""
-    parameter_memory: int = 0
-    """The size of all parameters and buffers in bytes, shared ones once."""
     by_torch: Mapping[str, int] = field(default_factory=dict)
     """The number of calls of each operator that counts by a formula which torch's own counter was given.
 
     Its FLOPs are two for each multiply-accumulate, by torch's convention.
     """
+    peak_owners: Mapping[str, int] = field(default_factory=dict)
+    """The bytes that were alive at the peak, by the path of the module that made them, most first."""
 
     @cached_property
     def cost(self) -> Cost:  # type: ignore[override]  # derived here, a field elsewhere
@@ -161,6 +188,21 @@ class Report(_WithBackward):
         """The part of `cost` that is the backward pass; 0 where it was not counted."""
         return Cost.total([node.backward_cost for node in self.nodes])
 
+    @property
+    def params(self) -> int:
+        """The number of elements of all parameters, shared ones once."""
+        return sum(held.params for held in self.held.values())
+
+    @property
+    def parameter_memory(self) -> int:
+        """The size of all parameters and buffers in bytes, shared ones once."""
+        return sum(held.parameter_memory for held in self.held.values())
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs per byte of memory traffic, the arithmetic intensity of an eager run; 0.0 without traffic."""
+        return self.flops / self.memory_traffic if self.memory_traffic else 0.0
+
     @cached_property
     def peak_memory(self) -> int:
         """The most bytes of tensors alive at once, over what was there before the model ran.
@@ -168,7 +210,12 @@ class Report(_WithBackward):
         These are the tensors that the run makes: activations, and in training what is saved for the backward
         pass, and the gradients. Inputs, parameters and buffers are there before.
         """
-        return max((node.peak_memory for node in self.nodes), default=0)
+        return self.peak_node.peak_memory if self.nodes else 0
+
+    @cached_property
+    def peak_node(self) -> Node:
+        """The step at which the most bytes were alive."""
+        return max(self.nodes, key=lambda node: node.peak_memory)
 
     @property
     def peak_memory_with_parameters(self) -> int:
@@ -191,14 +238,18 @@ class Report(_WithBackward):
         A module that runs twice counts twice; a module reachable by several paths counts under the first.
         """
         costs: dict[str, list[Cost]] = {path: [] for path in self.module_types}
+        held: dict[str, list[Held]] = {path: [] for path in self.module_types}
         peaks = dict.fromkeys(self.module_types, 0)
+        for module, own in self.held.items():
+            for path in filter(held.__contains__, enclosing(module)):
+                held[path].append(own)
         for part in [part for node in self.nodes for part in node.shares]:
             for path in enclosing(part.module):
                 if path in costs:  # "a" need not be a module where one is registered as "a.b"
                     costs[path].append(part.cost)
                     peaks[path] = max(peaks[path], part.peak_memory)
         return {
-            path: ModuleTotal(kind, Cost.total(costs[path]), peaks[path])
+            path: ModuleTotal(kind, Cost.total(costs[path]), peaks[path], Held.total(held[path]))
             for path, kind in self.module_types.items()
         }
 
@@ -237,6 +288,7 @@ class Report(_WithBackward):
             "peak_memory_with_parameters": self.peak_memory_with_parameters,
             "modules": {path: _fields(module) for path, module in self.modules.items()},
             "nodes": [_fields(node) for node in self.nodes],
+            "peak_owners": dict(self.peak_owners),
             "unsupported": dict(self.unsupported),
             "by_torch": dict(self.by_torch),
             "formulas": self.formulas,
@@ -259,10 +311,12 @@ class Report(_WithBackward):
 
 def _fields(found: Node | ModuleTotal | Part) -> dict[str, Any]:
     """Return the fields of a node or a module, its cost by metric."""
-    values = {field.name: getattr(found, field.name) for field in fields(found)}
+    values = {each.name: getattr(found, each.name) for each in fields(found)}
     if parts := values.pop("parts", ()):
         values["parts"] = [_fields(part) for part in parts]
     found_costs: dict[str, Any] = values.pop("cost")._asdict()
+    if isinstance(found, ModuleTotal):
+        found_costs |= values.pop("held")._asdict()
     if isinstance(found, Node):
         backward = values.pop("backward_cost")._asdict()
         found_costs |= {f"backward_{name}": value for name, value in backward.items()}

@@ -8,9 +8,10 @@ from pytest_flops.budgets.budget import Budget, budget_from
 from pytest_flops.errors import BudgetError
 
 VALID = (
-    "Valid: flops, macs, params, peak_memory, modules, rtol, train, backward, unsupported, baseline, "
-    "latency, latency_rtol, latency_threads, cuda_memory, cuda_memory_rtol."
+    "Valid: flops, macs, params, parameter_memory, memory_traffic, ops, peak_memory, modules, rtol, train, "
+    "backward, unsupported, baseline, latency, latency_rtol, latency_threads, cuda_memory, cuda_memory_rtol."
 )
+COUNTED = ("flops", "macs", "params", "parameter_memory", "memory_traffic", "ops", "peak_memory")
 
 
 def marker(**keywords):
@@ -63,8 +64,59 @@ def budget(**keywords) -> Budget:
         ({"unsupported": "ignore"}, "unsupported='ignore' is not valid. Give \"error\" or \"warn\"."),
         (
             {"modules": ["layer4"]},
-            "modules=['layer4'] is not a mapping. Give FLOPs ceilings by module path or glob: "
-            'modules={"layer4": "2G", "layer*.0": "900M"}.',
+            "modules=['layer4'] is not a mapping. Give ceilings by module path or glob, of FLOPs or by "
+            'metric: modules={"layer4": "2G", "layer*.0": {"flops": "900M", "memory_traffic": "20MB"}}.',
+        ),
+        (
+            {"modules": {4: "2G"}},
+            "modules={4: '2G'} is not a mapping. Give ceilings by module path or glob, of FLOPs or by "
+            'metric: modules={"layer4": "2G", "layer*.0": {"flops": "900M", "memory_traffic": "20MB"}}.',
+        ),
+        (
+            {"modules": {"layer4": {"flop": 2}}},
+            "modules['layer4'] does not know 'flop'. Valid: flops, macs, params, parameter_memory, "
+            "memory_traffic, ops, peak_memory.",
+        ),
+        (
+            {"modules": {"layer4": {}}},
+            "modules['layer4']={} has no ceiling. Give it one, such as "
+            '{"flops": "900M", "memory_traffic": "20MB"}.',
+        ),
+        (
+            {"modules": {"layer4": {"memory_traffic": "2M"}}},
+            "modules['layer4']['memory_traffic']='2M' is not a size. Give a whole number of bytes, or text "
+            'with a unit, such as "400MiB" (valid units: B, kB, MB, GB, KiB, MiB, GiB), '
+            "that comes to whole bytes.",
+        ),
+        (
+            {"modules": {"layer4": {"ops": -1}}},
+            "modules['layer4']['ops']=-1 is not a count. Give a whole number of at least 0, or text with a "
+            'decimal unit, such as "8.3G" (valid units: k, M, G, T).',
+        ),
+        (
+            {"memory_traffic": "38M"},
+            "memory_traffic='38M' is not a size. Give a whole number of bytes, or text with a unit, such as "
+            '"400MiB" (valid units: B, kB, MB, GB, KiB, MiB, GiB), that comes to whole bytes.',
+        ),
+        (
+            {"ops": "70B"},
+            "ops='70B' is not a count. Give a whole number of at least 0, or text with a decimal "
+            'unit, such as "8.3G" (valid units: k, M, G, T).',
+        ),
+        (
+            {"rtol": "1%"},
+            "rtol='1%' is not a tolerance. Give a fraction of the baseline of at least 0: "
+            "0.01 lets it grow by 1 %.",
+        ),
+        (
+            {"rtol": {"memory_traffic": -0.1}},
+            "rtol['memory_traffic']=-0.1 is not a tolerance. Give a fraction of the baseline of at least 0: "
+            "0.01 lets it grow by 1 %.",
+        ),
+        (
+            {"rtol": {"latency": 0.1}},
+            "rtol does not know 'latency'. Valid: flops, macs, params, parameter_memory, memory_traffic, "
+            "ops, peak_memory.",
         ),
         (
             {"modules": {"layer4": "2 GB"}},
@@ -90,11 +142,26 @@ def test_closest_marker_decides_for_each_keyword():
     merged = budget_from(
         [marker(flops=1, rtol=0.5), marker(flops=2, macs=3, modules={"a": 4}), marker(macs=5)]
     )
-    assert merged == Budget(limits={"flops": 1, "macs": 3}, modules={"a": 4}, rtol="0.5")
+    assert merged == Budget(
+        limits={"flops": 1, "macs": 3}, modules={"a": {"flops": 4}}, rtol=dict.fromkeys(COUNTED, "0.5")
+    )
 
 
 def test_a_ceiling_on_peak_memory_is_in_bytes():
     assert budget(peak_memory="1.5KiB").limits == {"peak_memory": 1536}
+
+
+def test_every_counted_metric_has_a_ceiling():
+    found = budget(memory_traffic="38MB", ops=70, parameter_memory="100MiB")
+    assert found.limits == {"memory_traffic": 38_000_000, "ops": 70, "parameter_memory": 104_857_600}
+
+
+def test_a_module_has_ceilings_by_metric_and_a_bare_one_is_on_flops():
+    found = budget(modules={"a": "2G", "b.*": {"flops": "1k", "memory_traffic": "20MB", "ops": 3}})
+    assert found.modules == {
+        "a": {"flops": 2_000_000_000},
+        "b.*": {"flops": 1000, "memory_traffic": 20_000_000, "ops": 3},
+    }
 
 
 def test_none_lifts_a_farther_limit():
@@ -108,8 +175,20 @@ def test_an_overruled_marker_must_still_be_right():
 
 
 def test_tolerance_of_the_run_holds_where_no_marker_says_otherwise():
-    assert budget_from([marker()], rtol="0.1").rtol == "0.1"
-    assert budget_from([marker(rtol=0)], rtol="0.1").rtol == "0"
+    assert budget_from([marker()], rtol="0.1").rtol == dict.fromkeys(COUNTED, "0.1")
+    assert budget_from([marker(rtol=0)], rtol="0.1").rtol == dict.fromkeys(COUNTED, "0")
+
+
+def test_a_tolerance_by_metric_leaves_the_others_to_the_run():
+    by_metric = {"memory_traffic": 0.02, "ops": 0}
+    expected = {"memory_traffic": "0.02", "ops": "0"}
+    assert budget(rtol=by_metric).rtol == dict.fromkeys(COUNTED, "0") | expected
+    assert budget_from([marker(rtol=by_metric)], rtol="0.1").rtol == dict.fromkeys(COUNTED, "0.1") | expected
+
+
+def test_the_closest_tolerance_decides_whole():
+    found = budget_from([marker(rtol={"ops": 0.5}), marker(rtol={"flops": 0.2}), marker(rtol=0.3)])
+    assert found.rtol == dict.fromkeys(COUNTED, "0") | {"ops": "0.5"}
 
 
 # Measured metrics -------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_flops.budgets.baseline import snapshot
+from pytest_flops.budgets.baseline import Module, Peak, snapshot
 from pytest_flops.budgets.budget import budget_from
 from pytest_flops.budgets.decision import decide
 from pytest_flops.results.measured import Latency
@@ -15,13 +15,25 @@ from tests.fakes import make_report, with_costs
 SAME = make_report()
 MORE = with_costs(SAME, {"add": 12})
 LESS = with_costs(SAME, {"add": 5})
+MIXED = with_costs(SAME, {"add": 5}, memory_traffic={"add": 97})
 OTHER_INPUTS = make_report(inputs=("x: float32[9, 3]",))
 
 
 def older(report):
-    """Return a report's baseline as it was written before there was a peak memory."""
+    """Return a report's baseline as it was read of format 1: FLOPs by module, no types, three totals."""
     found = snapshot(report)
-    return replace(found, totals={name: found.totals[name] for name in ("flops", "macs", "params")})
+    return replace(
+        found,
+        totals={name: found.totals[name] for name in ("flops", "macs", "params")},
+        metrics=frozenset({"flops"}),
+        modules={path: Module("", _flops(module.costs)) for path, module in found.modules.items()},
+        functions={function: _flops(costs) for function, costs in found.functions.items()},
+        peak=Peak("", {}),
+    )
+
+
+def _flops(costs):
+    return {name: amount for name, amount in costs.items() if name == "flops"}
 
 
 def decided(report, was=SAME, update=None, strict=False, **keywords):
@@ -80,6 +92,7 @@ def test_without_a_baseline_only_ceilings_decide():
         (SAME, 0, None),
         (LESS, 0, "improved"),
         (MORE, 0.1, "tolerated"),
+        (MIXED, 0.5, "tolerated"),
         (with_costs(SAME, {"body_up": 41, "body_down": 59}), 0.1, "moved"),
     ],
 )
@@ -93,7 +106,12 @@ def test_drift_that_breaks_nothing(report, rtol, drift):
 
 def test_a_total_that_the_baseline_lacks_is_not_accepted_yet():
     found = decided(SAME, older(SAME))
-    assert [finding.metric.name for finding in found.verdict.changes.uncompared] == ["peak_memory"]
+    assert [finding.metric.name for finding in found.verdict.changes.uncompared] == [
+        "parameter_memory",
+        "memory_traffic",
+        "ops",
+        "peak_memory",
+    ]
     assert (found.fails, found.accepted, found.drift) == (False, None, None)
     assert decided(SAME, older(SAME), strict=True).fails
 
@@ -110,9 +128,9 @@ def test_every_update_fills_it_in(update):
     assert found.accepted == snapshot(SAME)
 
 
-def test_an_update_of_what_is_new_leaves_the_rest_as_it_is():
+def test_an_update_of_what_is_new_writes_nothing_where_the_rest_changed():
     found = decided(LESS, older(SAME), "new")
-    assert found.accepted == snapshot(SAME), "106 FLOPs, as before"
+    assert found.accepted is None, "105 FLOPs are not for this mode to accept"
     assert found.drift == "improved"
 
 

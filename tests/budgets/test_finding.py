@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_flops.budgets.budget import budget_from
-from pytest_flops.budgets.verdict import Finding, MeasuredVerdict, judge, judge_measured
+from pytest_flops.budgets.finding import Finding, judge
+from pytest_flops.budgets.verdict import MeasuredVerdict, judge_measured
 from pytest_flops.metrics import METRICS
 from pytest_flops.results.measured import Latency, Measured
 

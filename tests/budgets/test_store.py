@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_flops.budgets import paths
-from pytest_flops.budgets.baseline import Function, parts_of, snapshot
+from pytest_flops.budgets import paths, store
+from pytest_flops.budgets.baseline import Function, Module, snapshot
 from pytest_flops.budgets.paths import baseline_path, portable
 from pytest_flops.budgets.store import Place, load, owner, parse, save
 from pytest_flops.errors import BaselineError
@@ -35,35 +37,42 @@ def saved(place: Place) -> dict[str, Any]:
     return json.loads(place.path.read_text())
 
 
+@pytest.fixture
+def older() -> dict[str, Any]:
+    """A good file of an older format, likewise."""
+    return json.loads(FORMAT_2)
+
+
 def test_file_is_written_for_people_and_diffs(place):
-    save(place, {"Net": snapshot(make_report())})
+    save(place, {"Net": snapshot(make_report(peak_owners={"body.down": 1024, "body.up": 1024}))})
     assert (
         place.path.read_bytes().decode()
         == """\
 {
-  "format": 2,
+  "format": 3,
   "models": {
     "Net": {
+      "digest": "45c7ef3436f5",
       "formulas": 1,
-      "functions": {
-        "body add": 6
-      },
+      "torch": "2.15.0",
+      "mode": "eval",
       "inputs": [
         "x: float32[2, 3]"
       ],
-      "mode": "eval",
       "modules": {
-        "": 106,
-        "body": 106,
-        "body.down": 60,
-        "body.up": 40
+        "": {"type": "Net", "flops": 106, "macs": 50, "params": 50, "parameter_memory": 200, \
+"memory_traffic": 1096, "ops": 3},
+        "body": {"type": "Body", "flops": 106, "macs": 50, "memory_traffic": 1096, "ops": 3},
+        "body.up": {"type": "Linear", "flops": 40, "macs": 20, "memory_traffic": 400, "ops": 1},
+        "body.down": {"type": "Linear", "flops": 60, "macs": 30, "memory_traffic": 600, "ops": 1}
       },
-      "torch": "2.15.0",
-      "totals": {
-        "flops": 106,
-        "macs": 50,
-        "params": 50,
-        "peak_memory": 2048
+      "functions": {
+        "body": {"add": {"flops": 6, "memory_traffic": 96, "ops": 1}}
+      },
+      "peak_memory": {
+        "bytes": 2048,
+        "node": "body_down",
+        "owners": {"body.up": 1024, "body.down": 1024}
       }
     }
   },
@@ -89,46 +98,39 @@ def test_function_of_the_model_itself_and_of_a_module_with_a_space_survive(place
         node("add", "call_method", "add", "my layer", "Odd", 7, 0),
     )
     now = snapshot(make_report(nodes=nodes, module_types={"": "Net", "my layer": "Odd"}))
-    assert now.functions == {Function("", "mul"): 5, Function("my layer", "add"): 7}
+    assert now.functions == {Function("", "mul"): {"flops": 5}, Function("my layer", "add"): {"flops": 7}}
     save(place, {"Net": now})
     assert load(place) == {"Net": now}
 
 
-def test_leaf_with_a_part_called_by_itself_still_adds_up(place):
-    nodes = (
-        node("att", "call_module", "att", "att", "MultiheadAttention", 100, 0),
-        node("att_out", "call_module", "att.out", "att.out", "Linear", 11, 0),
-    )
-    now = snapshot(make_report(nodes=nodes, module_types={"": "Net", "att": "MHA", "att.out": "Linear"}))
-    assert now.functions == {Function("att", "forward"): 100}
-    assert now.modules == {"": 111, "att": 111, "att.out": 11}
-    save(place, {"Net": now})
-    assert load(place) == {"Net": now}
+def flops(baseline):
+    return {path: module.costs.get("flops", 0) for path, module in baseline.modules.items()}
 
 
-def test_modules_inside_a_leaf_add_up_to_it(place):
+def test_modules_inside_a_leaf_are_kept_and_what_costs_nothing_is_not(place):
     now = snapshot(leaf_report(up=20, down=30, drop=0))
-    assert now.modules == {"": 67, "encoder": 67, "encoder.layer": 7, "encoder.up": 20, "encoder.down": 30}
-    assert now.functions == {Function("encoder", "forward"): 10}
+    assert flops(now) == {"": 67, "encoder": 67, "encoder.layer": 7, "encoder.up": 20, "encoder.down": 30}
+    assert now.functions == {}
     save(place, {"Net": now})
     assert load(place) == {"Net": now}
 
 
-def test_a_module_that_runs_inside_a_leaf_and_by_itself_adds_up(place):
-    report = leaf_report(up=20)
-    again = (
-        node("up", "call_module", "encoder.up", "encoder.up", "Linear", 5),
-        node("forward", "call_function", "forward", "encoder", "Encoder", 3),
-    )
-    now = snapshot(replace(report, nodes=(*report.nodes, *again)))
-    assert now.modules == {"": 45, "encoder": 45, "encoder.layer": 7, "encoder.up": 25}
-    assert now.functions == {Function("encoder", "forward"): 13}
+def test_layers_that_are_equal_share_their_lines_and_idle_ones_keep_their_places(place):
+    kinds = ["Linear", "Linear", "Identity", "Linear", "Linear"]
+    nodes = [
+        node(f"seq_{i}", "call_module", f"seq.{i}", f"seq.{i}", kind, 5)
+        for i, kind in enumerate(kinds)
+        if kind == "Linear"
+    ]
+    types = {"": "Net", "seq": "Sequential"} | {f"seq.{i}": kind for i, kind in enumerate(kinds)}
+    now = snapshot(make_report(nodes=tuple(nodes), module_types=types))
+    assert now.modules["seq.2"] == Module("Identity", {})
     save(place, {"Net": now})
+    lines = [line.strip() for line in place.path.read_text().splitlines()]
+    assert '"seq.[0-1]": {"type": "Linear", "flops": 5},' in lines
+    assert '"seq.2": {"type": "Identity"},' in lines
+    assert '"seq.[3-4]": {"type": "Linear", "flops": 5}' in lines
     assert load(place) == {"Net": now}
-
-
-def test_parts_are_functions_and_direct_children():
-    assert parts_of({"": 9, "a": 9, "a.b": 7}, {Function("a", "add"): 2}) == {"": 9, "a": 9}
 
 
 def test_another_build_of_torch_is_the_same_torch():
@@ -167,17 +169,12 @@ def test_what_was_measured_is_kept_by_machine_in_few_digits(place):
     assert """\
       "measured": {
         "AMD EPYC": {
-          "latency": {
-            "median_ms": 41.23,
-            "ratio": 2.314,
-            "reference": 1,
-            "samples": 120,
-            "spread": 0.021
-          }
+          "latency": {"ratio": 2.314, "median_ms": 41.23, "spread": 0.021, "samples": 120, "reference": 1}
         },
         "NVIDIA H100": {
-          "cuda_memory": 12845056,
-          "latency": {
+          "latency": {"ratio": 0.5, "median_ms": 1.25, "spread": 0.0, "samples": 300, "reference": 1},
+          "cuda_memory": 12845056
+        }
 """ in place.path.read_text()
 
 
@@ -267,16 +264,31 @@ FORMAT_1 = """{
 """As the first release candidate wrote it."""
 
 
-def test_format_1_is_read_without_the_total_that_it_had_not(place):
+FORMAT_2 = FORMAT_1.replace('"format": 1', '"format": 2').replace(
+    '"params": 50', '"params": 50,\n        "peak_memory": 2048'
+)
+
+
+@pytest.mark.parametrize(("text", "peak"), [(FORMAT_1, {}), (FORMAT_2, {"peak_memory": 2048})])
+def test_older_formats_are_read_with_what_they_have(place, text, peak):
     place.path.parent.mkdir(parents=True)
-    place.path.write_text(FORMAT_1)
-    now = snapshot(make_report())
+    place.path.write_text(text)
     was = load(place)["Net"]
-    assert was.totals == {"flops": 106, "macs": 50, "params": 50}
-    assert replace(was, totals=now.totals) == now
+    assert was.totals == {"flops": 106, "macs": 50, "params": 50} | peak
+    assert flops(was) == {"": 106, "body": 106, "body.down": 60, "body.up": 40}
+    assert was.functions == {Function("body", "add"): {"flops": 6}}
+    assert (was.metrics, was.has_types, was.peak.owners) == ({"flops"}, False, {})
     save(place, {"Net": was})
-    assert json.loads(place.path.read_text())["format"] == 2
-    assert load(place) == {"Net": was}
+    assert json.loads(place.path.read_text())["format"] == 3
+    again = load(place)["Net"]
+    assert again == was
+
+
+def test_what_format_2_called_the_work_of_a_leaf_is_no_function(place):
+    place.path.parent.mkdir(parents=True)
+    text = FORMAT_2.replace('"body add": 6', '"body forward": 6')
+    place.path.write_text(text)
+    assert load(place)["Net"].functions == {}
 
 
 def test_baselines_are_parsed_from_text_alone():
@@ -384,10 +396,10 @@ def refusal(place: Place) -> str:
         (b"[" * 100_000, f"is not valid JSON. {RESTORE}"),
         (b'{"format": ' + b"1" * 5000 + b"}", f"is not valid JSON. {RESTORE}"),
         (b"[]", f"is not a baseline: a JSON object belongs there. {RESTORE}"),
-        (b"{}", f"does not say that it has format 2. {RESTORE}"),
-        (b'{"format": true}', f"does not say that it has format 2. {RESTORE}"),
+        (b"{}", f"does not say that it has format 3. {RESTORE}"),
+        (b'{"format": true}', f"does not say that it has format 3. {RESTORE}"),
         (b'{"format": 1}', f'lacks "test". {RESTORE}'),
-        (b'{"format": 3}', "has format 3; this version of pytest-flops reads 2. Upgrade pytest-flops."),
+        (b'{"format": 4}', "has format 4; this version of pytest-flops reads 3. Upgrade pytest-flops."),
         (
             b'{"format": 2, "test": "test_net.py::test_net", "models": {"Net": {"formulas": 1, "torch": "2", '
             b'"mode": "eval", "inputs": [], "functions": {}, "modules": {"": 1}, '
@@ -395,7 +407,7 @@ def refusal(place: Place) -> str:
             'has the unknown total "models.Net.totals.watts": it was written by a newer pytest-flops. '
             "Upgrade pytest-flops.",
         ),
-        (b'{"format": 0}', f"does not say that it has format 2. {RESTORE}"),
+        (b'{"format": 0}', f"does not say that it has format 3. {RESTORE}"),
         (b'{"format": 2, "format": 2}', f'has the key "format" twice. {RESTORE}'),
         (b'{"format": NaN}', f"holds NaN where a number belongs. {RESTORE}"),
         (
@@ -480,10 +492,97 @@ def spoil(data: dict[str, Any], keys: str, value: Any) -> None:
         ),
     ],
 )
+def test_older_file_with_a_wrong_entry_is_refused(place, older, keys, value, message):
+    spoil(older, keys, value)
+    place.path.parent.mkdir(parents=True)
+    place.path.write_text(json.dumps(older))
+    assert refusal(place) == f"net.json {message} {RESTORE}"
+
+
+HAND = (
+    f'was changed by hand, or by a merge, in "models.Net": its digest says that no run wrote this. {RESTORE}'
+)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        ("models/Net/modules/body.up/flops", 41, HAND),
+        ("models/Net/modules/body.up/type", "Conv2d", HAND),
+        ("models/Net/functions/body/add/ops", 2, HAND),
+        ("models/Net/peak_memory/bytes", 2047, HAND),
+        ("models/Net/peak_memory/node", "add", HAND),
+        ("models/Net/mode", "train", HAND),
+        ("models/Net/inputs", [], HAND),
+        ("models/Net/formulas", 2, HAND),
+        ("models/Net/digest", "0123456789ab", HAND),
+        ("models/Net/notes", "hi", f'has the unknown key "models.Net.notes". {RESTORE}'),
+        ("models", [], f"has [] at models, where an object belongs. {RESTORE}"),
+        ("notes", "hi", f'has the unknown key "notes". {RESTORE}'),
+    ],
+)
 def test_file_with_a_wrong_entry_is_refused(place, saved, keys, value, message):
     spoil(saved, keys, value)
     place.path.write_text(json.dumps(saved))
-    assert refusal(place) == f"net.json {message} {RESTORE}"
+    assert refusal(place) == f"net.json {message}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        ("modules/body.up/flops", -1, 'has -1 at models.Net.modules["body.up"]["flops"], '
+         f"where an integer of at least 0 belongs. {RESTORE}"),
+        ("modules/body.up/type", None, 'has null at models.Net.modules["body.up"].type, '
+         f"where text belongs. {RESTORE}"),
+        ("modules/body.up/watts", 3, 'has the unknown metric "models.Net.modules["body.up"].watts": it was '
+         "written by a newer pytest-flops. Upgrade pytest-flops."),
+        ("modules/[0-999999999]", {}, 'has "[0-999999999]" in models.Net.modules, which no run writes. '
+         f"{RESTORE}"),
+        ("functions/body/add", 5, f'has 5 at models.Net.functions["body"].add, where an object belongs. {RESTORE}'),  # noqa: E501
+        ("peak_memory/bytes", 1.5, "has 1.5 at models.Net.peak_memory.bytes, "
+         f"where an integer of at least 0 belongs. {RESTORE}"),
+        ("modules", {}, f'lacks the model itself, "", in models.Net.modules. {RESTORE}'),
+    ],
+)  # fmt: skip
+def test_a_digest_that_fits_makes_nothing_right(place, saved, keys, value, message):
+    model = saved["models"]["Net"]
+    spoil(model, keys, value)
+    model["digest"] = store._digest(model)
+    place.path.write_text(json.dumps(saved))
+    assert refusal(place) == f"net.json {message}"
+
+
+def numbers(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the paths of all whole numbers in data."""
+    if isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from numbers(value, (*path, key))
+    elif isinstance(data, int):
+        yield path
+
+
+def test_every_lone_edit_of_a_number_is_an_error(place):
+    nodes = [
+        node(f"n{i}", "call_module", f"n{i}", f"n{i}", "Linear", 10 + i, 5 + i, 99, 40 + i, 1)
+        for i in range(12)
+    ]
+    adds = [node(f"add_{i}", "call_function", "add", "", "Net", 7, 0, 50, 30, 1) for i in range(2)]
+    types = {"": "Net"} | {f"n{i}": "Linear" for i in range(12)}
+    report = make_report(nodes=(*nodes, *adds), module_types=types, peak_owners={"n1": 60, "n2": 39})
+    save(place, {"Net": snapshot(report)})
+    data = json.loads(place.path.read_text())
+    found, draw = list(numbers(data["models"]["Net"])), random.Random(12)
+    assert len(found) > 60
+    for _ in range(300):
+        path, step = draw.choice(found), draw.choice([-3, -1, 1, 2, 1000])
+        edited = json.loads(json.dumps(data))
+        place_of = edited["models"]["Net"]
+        for key in path[:-1]:
+            place_of = place_of[key]
+        place_of[path[-1]] += step
+        place.path.write_text(json.dumps(edited))
+        with pytest.raises(BaselineError):
+            load(place)
 
 
 def test_file_of_another_test_is_refused(place, saved):

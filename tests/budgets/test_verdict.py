@@ -6,18 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from pytest_flops.budgets.baseline import Function, snapshot
+from pytest_flops.budgets.baseline import Baseline, Module, snapshot
 from pytest_flops.budgets.budget import budget_from
-from pytest_flops.budgets.verdict import (
-    Change,
-    Excess,
-    Finding,
-    Mismatch,
-    Unmatched,
-    changes,
-    compare,
-    tolerated,
-)
+from pytest_flops.budgets.changes import Mismatch, ModuleChange, PlaceChange, changes
+from pytest_flops.budgets.finding import Finding, tolerated
+from pytest_flops.budgets.verdict import Excess, Unmatched, compare
+from pytest_flops.metrics import COUNTED, METRICS, Held
 from tests.fakes import leaf_report, make_report, node, with_costs, with_peaks
 
 
@@ -26,25 +20,38 @@ def budget(**keywords):
 
 
 def verdict(report=None, was=None, **keywords):
-    now = report or make_report()
-    return compare(now, snapshot(now), snapshot(was or make_report()), budget(**keywords))
+    now, was = report or make_report(), was or make_report()
+    was = was if isinstance(was, Baseline) else snapshot(was)
+    return compare(now, snapshot(now), was, budget(**keywords))
 
 
 def names(found):
     """Return which metrics and modules are among findings and changes."""
-    return [item.metric.name if isinstance(item, Finding) else item.what for item in found]
+    return [item.metric.name if isinstance(item, Finding) else item.path for item in found]
 
+
+def places(found, metric="flops"):
+    """Return where a metric changed, most first, and by how much."""
+    metric = METRICS[metric]
+    return [(place.module, place.function, place.delta(metric)) for place in found.changes.places_of(metric)]
+
+
+def grew(path, was, now, metric="flops"):
+    return ModuleChange(METRICS[metric], path, was, now, grew=True)
+
+
+FLOPS = METRICS["flops"]
 
 # Ceilings ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("metric", ["flops", "macs", "params", "peak_memory"])
+@pytest.mark.parametrize("metric", [metric.name for metric in COUNTED])
 @pytest.mark.parametrize(
     ("distance", "ok", "reason"),
     [(-1, False, "one over the limit"), (0, True, "limits are inclusive"), (1, True, "one to spare")],
 )
 def test_ceiling(metric, distance, ok, reason):
-    now = {"flops": 106, "macs": 50, "params": 53, "peak_memory": 2048}[metric]
+    now = make_report(params=53).totals[metric]
     found = verdict(make_report(params=53), make_report(params=53), **{metric: now + distance})
     assert found.ok is ok, reason
     over = [(finding.metric.name, finding.limit, finding.now) for finding in found.over_limit]
@@ -55,16 +62,23 @@ def test_ceiling(metric, distance, ok, reason):
     ("globs", "excesses"),
     [
         ({"body.up": 40}, ()),
-        ({"body.up": 39}, (Excess("body.up", 39, "body.up", 40),)),
-        ({"body.*": 59}, (Excess("body.*", 59, "body.down", 60),)),
-        ({"body*": 105}, (Excess("body*", 105, "body", 106),)),
-        ({"*": 105}, (Excess("*", 105, "", 106), Excess("*", 105, "body", 106))),
-        ({"": 105}, (Excess("", 105, "", 106),)),
+        ({"body.up": 39}, (Excess(FLOPS, "body.up", 39, "body.up", 40),)),
+        ({"body.*": 59}, (Excess(FLOPS, "body.*", 59, "body.down", 60),)),
+        ({"body*": 105}, (Excess(FLOPS, "body*", 105, "body", 106),)),
+        ({"*": 105}, (Excess(FLOPS, "*", 105, "", 106), Excess(FLOPS, "*", 105, "body", 106))),
+        ({"": 105}, (Excess(FLOPS, "", 105, "", 106),)),
         ({"body.drop": 0}, ()),
     ],
 )
 def test_module_ceilings(globs, excesses):
     assert verdict(modules=globs).excesses == excesses
+
+
+def test_module_ceilings_by_metric():
+    limits = {"flops": 60, "memory_traffic": "599B", "ops": 1, "params": 0, "peak_memory": "2KiB"}
+    (excess,) = verdict(modules={"body.down": limits}).excesses
+    assert excess == Excess(METRICS["memory_traffic"], "body.down", 599, "body.down", 600)
+    assert verdict(modules={"": {"parameter_memory": "200B"}}).excesses == ()
 
 
 @pytest.mark.parametrize(
@@ -126,10 +140,33 @@ def test_growth(now, rtol, grew, shrank, reason):
     assert found.ok is not grew, reason
 
 
-@pytest.mark.parametrize("metric", ["macs", "params"])
+@pytest.mark.parametrize("metric", [metric.name for metric in COUNTED])
 def test_other_totals_gate_too(metric):
-    fewer = {"params": make_report(params=49), "macs": make_report(nodes=make_report().nodes[:2])}[metric]
+    fewer = make_report(params=49, parameter_memory=199, nodes=make_report().nodes[:2])
     assert metric in names(verdict(make_report(), fewer).changes.grown)
+
+
+@pytest.mark.parametrize("metric", ["macs", "memory_traffic", "ops"])
+def test_every_metric_gates_by_module(metric):
+    now, was = make_report(), make_report()
+    shifted = {"body_up": getattr(was.nodes[1], metric) + 1, "body_down": getattr(was.nodes[2], metric) - 1}
+    found = verdict(with_costs(now, {}, **{metric: shifted}), was)
+    assert [(each.metric.name, each.path) for each in found.changes.grown] == [(metric, "body.up")]
+
+
+def test_what_a_module_holds_gates_by_module():
+    held = {"body.up": Held(20, 80), "body.down": Held(30, 120)}
+    found = verdict(replace(make_report(), held=held | {"body.up": Held(21, 80), "body.down": Held(29, 120)}),
+                    replace(make_report(), held=held))  # fmt: skip
+    assert [(each.metric.name, each.path) for each in found.changes.grown] == [("params", "body.up")]
+
+
+def test_the_tolerance_may_be_one_for_each_metric():
+    now = with_costs(make_report(), {"add": 7}, memory_traffic={"add": 97})
+    assert names(verdict(now, rtol={"flops": 0.2}).changes.grown)[0] == "memory_traffic"
+    assert names(verdict(now, rtol={"memory_traffic": 0.2}).changes.grown)[0] == "flops"
+    assert verdict(now, rtol={"flops": 0.2, "memory_traffic": 0.2}).ok
+    assert verdict(now, rtol=0.2).ok
 
 
 @pytest.mark.parametrize(
@@ -175,13 +212,15 @@ def test_change_is_traced_to_the_modules_whose_own_work_changed():
     assert [(total.metric.name, total.was, total.now) for total in found.totals if total.changed] == [
         ("flops", 106, 116)
     ]
-    assert found.changes.modules == (
-        Change("", 106, 116, 0, grew=True),
-        Change("body", 106, 116, 3, grew=True),
-        Change("body.up", 40, 47, 7, grew=True),
+    assert found.changes.modules == (grew("", 106, 116), grew("body", 106, 116), grew("body.up", 40, 47))
+    assert places(found) == [("body.up", "", 7), ("body", "add", 3)]
+    assert found.changes.places[1] == PlaceChange(
+        "body",
+        "add",
+        "Body",
+        {"flops": 6, "memory_traffic": 96, "ops": 1},
+        {"flops": 9, "memory_traffic": 96, "ops": 1},
     )
-    assert found.changes.functions == (Change(Function("body", "add"), 6, 9, 3, grew=True),)
-    assert [change.what for change in found.changes.places] == ["body.up", "body"]
 
 
 def test_growth_of_one_module_fails_though_another_shrank():
@@ -195,41 +234,43 @@ def test_renamed_module_is_no_growth():
     nodes = tuple(
         step
         if step.name != "body_up"
-        else node("body_rise", "call_module", "body.rise", "body.rise", "Linear", 40, 20)
+        else replace(step, name="body_rise", target="body.rise", module="body.rise")
         for step in make_report().nodes
     )
     types = {"": "Net", "body": "Body", "body.rise": "Linear", "body.down": "Linear"}
     found = verdict(make_report(nodes=nodes, module_types=types))
     assert found.ok
-    assert [(change.what, change.was, change.now) for change in found.changes.modules] == [
-        ("body.rise", 0, 40),
-        ("body.up", 40, 0),
-    ]
+    assert found.changes.renamed == (("body.up", "body.rise"),)
+    assert found.changes.modules == found.changes.places == ()
+    assert found.changes.any_cost, "worth a line"
 
 
 def test_new_module_fails_through_the_modules_around_it():
     extra = node("head", "call_module", "head", "head", "Linear", 5, 2)
     types = {**make_report().module_types, "head": "Linear"}
     found = verdict(make_report(nodes=(*make_report().nodes, extra), module_types=types))
-    assert names(found.changes.grown) == ["flops", "macs", ""]
-    assert [change.what for change in found.changes.places] == ["head"]
+    assert names(found.changes.grown) == ["flops", "macs", "", ""]
+    assert places(found) == [("head", "", 5)]
+    assert found.changes.places[0].was is None
 
 
 # Modules inside a leaf --------------------------------------------------------------------------------------
 
 
 def closed(report):
-    """Return a report as versions made it that saw nothing inside a leaf."""
-    return replace(report, nodes=tuple(replace(step, parts=()) for step in report.nodes))
+    """Return what versions wrote that saw nothing inside a leaf, knew no types and FLOPs alone by module."""
+    found = snapshot(replace(report, nodes=tuple(replace(step, parts=()) for step in report.nodes)))
+    modules = {path: Module("", {"flops": m.costs["flops"]}) for path, m in found.modules.items() if m.costs}
+    return replace(found, modules=modules, metrics=frozenset({"flops"}))
 
 
 def test_ceilings_and_changes_reach_inside_a_leaf():
     assert verdict(leaf_report(up=20), leaf_report(up=20), modules={"encoder.*": 19}).excesses == (
-        Excess("encoder.*", 19, "encoder.up", 20),
+        Excess(FLOPS, "encoder.*", 19, "encoder.up", 20),
     )
     found = verdict(leaf_report(up=25, down=25), leaf_report(up=20, down=30))
     assert names(found.changes.grown) == ["encoder.up"]
-    assert [change.what for change in found.changes.places] == ["encoder.down", "encoder.up"]
+    assert places(found) == [("encoder.up", "", 5), ("encoder.down", "", -5)]
     assert not found.ok
 
 
@@ -242,11 +283,8 @@ def test_a_baseline_that_saw_nothing_inside_a_leaf_still_holds():
 def test_a_baseline_that_saw_nothing_inside_a_leaf_still_gates():
     found = verdict(leaf_report(up=21, down=30), closed(leaf_report(up=20, down=30)))
     assert not found.ok
-    assert found.changes.modules == (
-        Change("", 67, 68, 0, grew=True),
-        Change("encoder", 67, 68, 1, grew=True),
-    )
-    assert found.changes.functions == ()
+    assert found.changes.modules == (grew("", 67, 68), grew("encoder", 67, 68))
+    assert places(found) == [("encoder", "", 1)]
 
 
 def test_a_leaf_that_has_become_a_container_is_no_older_baseline():
@@ -258,7 +296,7 @@ def test_a_leaf_that_has_become_a_container_is_no_older_baseline():
         nodes=(node("encoder_0", "call_module", "encoder.0", "encoder.0", "Linear", 21),),
         module_types={"": "Net", "encoder": "Sequential", "encoder.0": "Linear"},
     )
-    assert [change.what for change in verdict(now, was).changes.places] == ["encoder.0", "encoder"]
+    assert places(verdict(now, was)) == [("encoder.0", "", 21), ("encoder", "", -20)]
 
 
 @pytest.mark.parametrize(
@@ -286,7 +324,7 @@ def test_two_baselines_compare_without_a_report():
     was, now = snapshot(make_report()), snapshot(with_costs(make_report(), {"add": 9}))
     found = changes(now, was)
     assert names(found.grown) == ["flops", "", "body"]
-    assert found.functions == (Change(Function("body", "add"), 6, 9, 3, grew=True),)
-    assert changes(now, was, "0.03").grown == (), "3 of 106 are less than 3 %"
+    assert [place.function for place in found.places] == ["add"]
+    assert changes(now, was, {"flops": "0.03"}).grown == (), "3 of 106 are less than 3 %"
     assert names(changes(was, now).shrunk) == ["flops", "", "body"]
     assert not changes(was, was).any_cost

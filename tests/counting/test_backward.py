@@ -247,14 +247,18 @@ def test_the_table_shows_both_passes() -> None:
         "nn_module_stack[-1]",
         "flops",
         "macs",
+        "memory_traffic",
+        "ops",
         "of",
         "it",
         "backward",
     ]
-    assert lines[4].split() == ["_0", "call_module", "0", "Linear", "260", "150", "125"]
+    assert lines[4].split() == ["_0", "call_module", "0", "Linear", "260", "150", "440", "2", "125"]
+    # 15 numbers in, 25 weights, 15 out; back the inputs, 15 gradients, and 25 of the weights
     assert lines[-2:] == [
-        "Sequential (train with backward): 260 FLOPs, 150 MACs, 25 params, 220 bytes of peak memory",
-        "Of it backward: 125 FLOPs, 75 MACs",
+        "Sequential (train with backward): 260 FLOPs, 150 MACs, 25 params, 100 bytes of parameter memory, "
+        "440 bytes of memory traffic, 2 ops, 220 bytes of peak memory",
+        "Of it backward: 125 FLOPs, 75 MACs, 220 bytes of memory traffic, 1 ops",
     ]
 
 

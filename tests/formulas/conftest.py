@@ -53,7 +53,7 @@ class Tally(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _add(self, func: Any, cost: Cost | int) -> None:
-        flops, macs = cost if isinstance(cost, Cost) else (cost, 0)
+        flops, macs = cost.arithmetic[:2] if isinstance(cost, Cost) else (cost, 0)
         assert type(flops) is int, f"{func} counted {flops!r}"
         assert type(macs) is int, f"{func} counted {macs!r} MACs"
         assert flops >= macs >= 0, f"{func} counted {flops} FLOPs, {macs} MACs"

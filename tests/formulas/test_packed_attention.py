@@ -278,7 +278,7 @@ def test_a_training_step(attend: Callable[..., Tensor]) -> None:
     report = trace(Packed(attend), (x, torch.tensor([4, 12])), backward=True, execute="meta")
     expected = backward(16, 160, *[ELEMENTS] * 3)
     inputs = (3 + 2) * ELEMENTS  # of three products, and their sum
-    assert (report.backward_flops - inputs, report.backward_macs) == expected
+    assert (report.backward_flops - inputs, report.backward_macs) == expected[:2]
     assert not report.unsupported
 
 

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from pytest_flops.metrics import COUNTED
 from tests.runs import load_torch
 
 load_torch()
@@ -114,6 +115,9 @@ def test_totals_reach_junit(pytester, run_inside):
         ("flops:b:flops", "48"),
         ("flops:b:macs", "24"),
         ("flops:b:params", "17"),
+        ("flops:b:parameter_memory", "68"),
+        ("flops:b:memory_traffic", "148"),  # 6 and 4 numbers around 8 weights, 4 and 6 around 9
+        ("flops:b:ops", "2"),
         ("flops:b:peak_memory", "40"),
     ]
 
@@ -135,7 +139,7 @@ def test_net(flops):
     assert "first time" not in saved.read_text()
     *_, last = ElementTree.parse(Path("out.xml")).findall(".//testcase")
     names = [found.get("name") for found in last.findall("properties/property")]
-    assert names == [f"flops:Block:{metric}" for metric in ("flops", "macs", "params", "peak_memory")]
+    assert names == [f"flops:Block:{metric.name}" for metric in COUNTED]
 
 
 def test_last_failed_reruns_the_broken_budget(pytester, net):

@@ -46,10 +46,13 @@ def test_workflow_create_pass_grow_fail_accept_pass(pytester, run_inside):
     missing.assert_outcomes(failed=1)
     assert shown(missing, "Net: no baseline", "----") == (
         "Net: no baseline in flops_baselines/test_it/test_net.json; now 192 FLOPs, 96 MACs, 62 params, "
-        "80 bytes of peak memory\n\n"
+        "248 bytes of parameter memory, 472 bytes of memory traffic, 4 ops, 80 bytes of peak memory\n\n"
         "Accept it: pytest test_it.py::test_net --flops-update"
     ).replace("/", os.sep)
-    assert "Net (eval): 192 FLOPs, 96 MACs, 62 params, 80 bytes of peak memory" in missing.outlines
+    assert (
+        "Net (eval): 192 FLOPs, 96 MACs, 62 params, 248 bytes of parameter memory, "
+        "472 bytes of memory traffic, 4 ops, 80 bytes of peak memory"
+    ) in missing.outlines
     assert files(pytester) == {}
 
     created = run_inside(None, "--flops-update", "test_it.py")
@@ -68,26 +71,31 @@ def test_workflow_create_pass_grow_fail_accept_pass(pytester, run_inside):
     grown = run_inside(COUNT.replace("Net()", "Net(widths=(4, 6), shift=True)"))
     grown.assert_outcomes(failed=1)
     assert (
-        shown(grown, "Net: at most", "-----------------------------")
+        shown(grown, "Net: at most", "flops:")
         == """\
-Net: at most 192 FLOPs (baseline), now 246: +54 (+28.12%), in blocks.1.down and 2 more modules
-Net: at most 96 MACs (baseline), now 120: +24 (+25.00%)
-Net: at most 62 params (baseline), now 76: +14 (+22.58%)
-Net: at most 80 bytes of peak memory (baseline), now 96: +16 (+20.00%), at blocks.1.down
+Net: at most 192 FLOPs (baseline), now 246: +54 (+28.12%), in blocks.1.up and 2 more places
+Net: at most 96 MACs (baseline), now 120: +24 (+25.00%), in blocks.1.up and 1 more place
+Net: at most 62 params (baseline), now 76: +14 (+22.58%), in blocks.1.up and 1 more place
+Net: at most 248 bytes of parameter memory (baseline), now 304: +56 (+22.58%), in blocks.1.up and 1 more \
+place
+Net: at most 472 bytes of memory traffic (baseline), now 608: +136 (+28.81%), in blocks.1.up and 2 more \
+places
+Net: at most 4 ops (baseline), now 5: +1 (+25.00%), in (model): add
+Net: at most 80 bytes of peak memory (baseline), now 96: +16 (+20.00%), at blocks.1.down, for \
+blocks.1.up: 32 -> 48 bytes alive then
 
-module         type      baseline    now  change
--------------  ------  ----------  -----  -------------------------
-blocks.1.down  Linear          48     72  +24 (+50.00%)
-blocks.1.up    Linear          48     72  +24 (+50.00%)
-(model)        Net            192    246  +54 (+28.12%), +6 its own
+module         type or function    node           FLOPs               memory traffic        params
+-------------  ------------------  -------------  ------------------  --------------------  ------------------
+blocks.1.up    Linear              blocks_1_up    48 -> 72 (+50.00%)  120 -> 168 (+40.00%)  16 -> 24 (+50.00%)
+blocks.1.down  Linear              blocks_1_down  48 -> 72 (+50.00%)  116 -> 156 (+34.48%)  15 -> 21 (+40.00%)
+(model)        add                 add            0 -> 6 (new)        0 -> 48 (new)
 
-function    in       nodes      baseline    now  change
-----------  -------  -------  ----------  -----  --------
-add         (model)  add               0      6  +6 (new)
+made by      type    bytes alive at the peak
+-----------  ------  -------------------------
+blocks.1.up  Linear  32 -> 48 (+50.00%)
 
-module         type    peak at        bytes alive
--------------  ------  -------------  -------------
-blocks.1.down  Linear  blocks_1_down  96
+Net (eval): 246 FLOPs, 120 MACs, 76 params, 304 bytes of parameter memory, 608 bytes of memory traffic, 5 \
+ops, 96 bytes of peak memory
 
 Accept it: pytest test_it.py::test_net --flops-update"""
     )
@@ -97,7 +105,9 @@ Accept it: pytest test_it.py::test_net --flops-update"""
     accepted.assert_outcomes(passed=1)
     assert (
         "  test_it.py::test_net Net: 192 -> 246 FLOPs: +54 (+28.12%); 96 -> 120 MACs: +24 (+25.00%); "
-        "62 -> 76 params: +14 (+22.58%); 80 -> 96 bytes of peak memory: +16 (+20.00%)" in accepted.outlines
+        "62 -> 76 params: +14 (+22.58%); 248 -> 304 bytes of parameter memory: +56 (+22.58%); "
+        "472 -> 608 bytes of memory traffic: +136 (+28.81%); 4 -> 5 ops: +1 (+25.00%); "
+        "80 -> 96 bytes of peak memory: +16 (+20.00%)" in accepted.outlines
     )
 
     run_inside(None).assert_outcomes(passed=1)
@@ -108,16 +118,13 @@ Accept it: pytest test_it.py::test_net --flops-update"""
     [
         (
             "Net(shift=True)",
-            "Net: at most 192 FLOPs (baseline), now 198: +6 (+3.12%), in (model)",
-            [
-                "(model)   Net            192    198  +6 (+3.12%)",
-                "add         (model)  add               0      6  +6 (new)",
-            ],
+            "Net: at most 192 FLOPs (baseline), now 198: +6 (+3.12%), in (model): add",
+            ["(model)   add                 add     0 -> 6 (new)  0 -> 48 (new)     0 -> 1 (new)"],
         ),
         (
             "Net(head=True)",
-            "Net: at most 192 FLOPs (baseline), now 276: +84 (+43.75%), in head",
-            ["head      Linear           0     84  +84 (new)"],
+            "Net: at most 192 FLOPs (baseline), now 276: +84 (+43.75%), in head (new Linear)",
+            ["head      Linear              head    0 -> 84 (new)  0 -> 192 (new)    0 -> 28 (new)"],
         ),
     ],
 )
@@ -138,13 +145,14 @@ def test_removed_layer_is_an_improvement_to_lock_in(pytester, run_inside):
         "flops: 1 model in 1 test within budget\n"
         "flops: improved: lock it in with --flops-update\n"
         "  test_it.py::test_net Net: 192 -> 96 FLOPs: -96 (-50.00%), 96 -> 48 MACs: -48 (-50.00%), "
-        "62 -> 31 params: -31 (-50.00%), 80 -> 56 bytes of peak memory: -24 (-30.00%)"
+        "62 -> 31 params: -31 (-50.00%), 248 -> 124 bytes of parameter memory: -124 (-50.00%), "
+        "472 -> 236 bytes of memory traffic: -236 (-50.00%), 4 -> 2 ops: -2 (-50.00%), "
+        "80 -> 56 bytes of peak memory: -24 (-30.00%), in blocks.1 (gone Block)"
     )
     strict = run_inside(None, "--flops-strict")
     strict.assert_outcomes(failed=1)
-    assert (
-        "Net: at least 192 FLOPs (baseline, strict), now 96: -96 (-50.00%), "
-        "in blocks.1.down and 1 more module" in (strict.outlines)
+    assert "Net: at least 192 FLOPs (baseline, strict), now 96: -96 (-50.00%), in blocks.1 (gone Block)" in (
+        strict.outlines
     )
 
 
@@ -161,7 +169,7 @@ def test_update_modes(pytester, run_inside, mode, new, changed):
     result = run_inside(body, f"--flops-update{mode}", "test_it.py")
     result.assert_outcomes(passed=new + changed, failed=2 - new - changed)
     assert ("flops_baselines/test_it/test_new.json" in files(pytester)) is new
-    assert baseline(pytester, "test_old")["models"]["Net"]["totals"]["flops"] == (120 if changed else 72)
+    assert baseline(pytester, "test_old")["models"]["Net"]["modules"][""]["flops"] == (120 if changed else 72)
 
 
 @pytest.mark.parametrize("order", [["--flops-update", "test_it.py"], ["test_it.py", "--flops-update"]])
@@ -262,8 +270,8 @@ def test_wrong_marker_is_a_collection_error(run_inside):
     result.assert_outcomes(errors=1)
     assert (
         "test_it.py::test_net: flops_budget does not know 'flop'. "
-        "Valid: flops, macs, params, peak_memory, modules, rtol, train, "
-        "backward, unsupported, baseline, latency, latency_rtol, latency_threads, cuda_memory, "
+        "Valid: flops, macs, params, parameter_memory, memory_traffic, ops, peak_memory, modules, rtol, "
+        "train, backward, unsupported, baseline, latency, latency_rtol, latency_threads, cuda_memory, "
         "cuda_memory_rtol."
     ) in result.outlines
     result.stdout.no_fnmatch_line("*Traceback*")

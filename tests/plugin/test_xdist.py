@@ -35,7 +35,7 @@ def test_200_tests_updated_by_four_workers(pytester, net):
     for width in range(1, 201):
         data = json.loads((folder / f"test_net[{width}].json").read_text())
         assert data["test"] == f"test_it.py::test_net[{width}]"
-        assert data["models"]["Block"]["totals"]["flops"] == 24 * width
+        assert data["models"]["Block"]["modules"][""]["flops"] == 24 * width
     passing = pytester.runpytest_inprocess(*QUICK)
     assert [line for line in passing.outlines if line.startswith("flops:")] == [
         "flops: 200 models in 200 tests within budget"

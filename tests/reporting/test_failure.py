@@ -8,9 +8,12 @@ import pytest
 
 from pytest_flops.budgets.baseline import snapshot
 from pytest_flops.budgets.budget import budget_from
+from pytest_flops.budgets.changes import changes
 from pytest_flops.budgets.verdict import MeasuredVerdict, compare, judge_measured
+from pytest_flops.metrics import Held
 from pytest_flops.reporting.failure import failure_text
 from pytest_flops.reporting.measurements import measured_failure_text, uncompared
+from pytest_flops.reporting.places import moves
 from pytest_flops.results.measured import Latency, Measured
 from tests.fakes import make_report, many, node, with_costs, with_peaks
 
@@ -37,27 +40,28 @@ def test_growth_gives_limit_fact_place_and_command():
     assert (
         text(with_costs(make_report(), {"add": 12, "body_up": 47}))
         == """\
-Net: at most 106 FLOPs (baseline), now 119: +13 (+12.26%), in body.up and 1 more module
+Net: at most 106 FLOPs (baseline), now 119: +13 (+12.26%), in body.up and 1 more place
 
-module    type      baseline    now  change
---------  ------  ----------  -----  -------------------------
-body.up   Linear          40     47  +7 (+17.50%)
-body      Body           106    119  +13 (+12.26%), +6 its own
+module    type or function    node     FLOPs
+--------  ------------------  -------  ------------------
+body.up   Linear              body_up  40 -> 47 (+17.50%)
+body      add                 add      6 -> 12 (+100.00%)
 
-function    in    nodes      baseline    now  change
-----------  ----  -------  ----------  -----  -------------
-add         body  add               6     12  +6 (+100.00%)
+Net (eval): 119 FLOPs, 50 MACs, 50 params, 200 bytes of parameter memory, 1.07 KiB of memory traffic, \
+3 ops, 2.00 KiB of peak memory
 
 Accept it: pytest test_net.py::test_net --flops-update"""
     )
 
 
 def test_params_and_macs_are_limits_of_their_own():
-    fewer = replace(make_report(), nodes=make_report().nodes[:2] + make_report().nodes[3:], params=49)
+    fewer = replace(
+        make_report(), nodes=make_report().nodes[:2] + make_report().nodes[3:], held={"": Held(49)}
+    )
     assert text(make_report(), fewer).splitlines()[:3] == [
-        "Net: at most 46 FLOPs (baseline), now 106: +60 (+130.43%), in body.down",
-        "Net: at most 20 MACs (baseline), now 50: +30 (+150.00%)",
-        "Net: at most 49 params (baseline), now 50: +1 (+2.04%)",
+        "Net: at most 46 FLOPs (baseline), now 106: +60 (+130.43%), in body.down (new Linear)",
+        "Net: at most 20 MACs (baseline), now 50: +30 (+150.00%), in body.down (new Linear)",
+        "Net: at most 49 params (baseline), now 50: +1 (+2.04%), in (model)",
     ]
 
 
@@ -67,10 +71,13 @@ def test_growth_of_a_module_alone_names_the_module():
         == """\
 Net body.up: at most 40 FLOPs (baseline), now 47: +7 (+17.50%)
 
-module     type      baseline    now  change
----------  ------  ----------  -----  ------------
-body.down  Linear          60     53  -7 (-11.67%)
-body.up    Linear          40     47  +7 (+17.50%)
+module     type or function    node       FLOPs
+---------  ------------------  ---------  ------------------
+body.up    Linear              body_up    40 -> 47 (+17.50%)
+body.down  Linear              body_down  60 -> 53 (-11.67%)
+
+Net (eval): 106 FLOPs, 50 MACs, 50 params, 200 bytes of parameter memory, 1.07 KiB of memory traffic, \
+3 ops, 2.00 KiB of peak memory
 
 Accept it: pytest test_net.py::test_net --flops-update"""
     )
@@ -91,7 +98,7 @@ def test_module_called_flops_is_no_total():
 
 def test_tolerance_is_part_of_the_limit():
     first = text(with_costs(make_report(), {"add": 20}), rtol=0.1).splitlines()[0]
-    assert first == "Net: at most 116 FLOPs (baseline 106, rtol 0.1), now 120: +14 (+13.21%), in body"
+    assert first == "Net: at most 116 FLOPs (baseline 106, rtol 0.1), now 120: +14 (+13.21%), in body: add"
 
 
 def test_strict_limits_downward_too():
@@ -141,7 +148,8 @@ def test_glob_on_a_model_without_modules():
 
 def test_missing_baseline():
     assert text(make_report(), missing=True) == (
-        "Net: no baseline in net.json; now 106 FLOPs, 50 MACs, 50 params, 2.00 KiB of peak memory\n\n"
+        "Net: no baseline in net.json; now 106 FLOPs, 50 MACs, 50 params, 200 bytes of parameter memory, "
+        "1.07 KiB of memory traffic, 3 ops, 2.00 KiB of peak memory\n\n"
         "Accept it: pytest test_net.py::test_net --flops-update"
     )
 
@@ -190,18 +198,18 @@ def test_unseen_work_is_listed_with_a_way_out_of_its_own():
 
 def test_long_lists_of_changes_are_cut_unless_full():
     was, now = many(30), with_costs(many(30), {f"n{i}": 2000 + i for i in range(30)})
-    assert "... and 20 more modules; -vv shows all." in text(now, was).splitlines()
-    assert "more modules;" not in text(now, was, full=True)
+    assert "... and 20 more places; -vv shows all." in text(now, was).splitlines()
+    assert "more places;" not in text(now, was, full=True)
     assert sum(line.startswith("n") for line in text(now, was, full=True).splitlines()) == 30
 
 
 def test_new_and_gone_functions_name_their_nodes():
     nodes = tuple(node(f"mul_{i}", "call_function", "mul", "", "Net", 2, 0) for i in range(5))
     now = make_report(nodes=(*make_report().nodes[:3], *nodes))
-    rows = [line for line in text(now).splitlines() if line.startswith(("mul", "add"))]
+    rows = [line for line in text(now).splitlines() if " mul " in line or " add " in line]
     assert rows == [
-        "mul         (model)  mul_0 ... mul_4 (5)           0     10  +10 (new)",
-        "add         body                                   6      0  -6 (gone)",
+        "(model)   mul                 mul_0 ... mul_4 (5)  0 -> 10 (new)",
+        "body      add                                      6 -> 0 (gone)",
     ]
 
 
@@ -210,22 +218,43 @@ def test_new_and_gone_functions_name_their_nodes():
 ROOT_LEAF = node("net", "call_module", "", "", "Linear", 0, 0, peak_memory=8)
 
 
-def test_grown_peak_names_the_step_and_ranks_the_modules():
-    first, rest = text(with_peaks(make_report(), {"body_down": 4096, "add": 6144})).split("\n", 1)
-    assert first == (
-        "Net: at most 2,048 bytes (2.00 KiB) of peak memory (baseline), now 6,144 (6.00 KiB): "
-        "+4,096 (+200.00%), at add in body"
-    )
+def test_grown_peak_names_the_step_and_whose_bytes_grew():
+    owners = {"body.up": 1024, "body.down": 1024}
+    was = make_report(peak_owners=owners)
+    now = with_peaks(make_report(peak_owners={"body": 4096} | owners), {"body_down": 4096, "add": 6144})
     assert (
-        rest
-        == """
-module     type    peak at    bytes alive
----------  ------  ---------  ----------------
-body       Body    add        6,144 (6.00 KiB)
-body.down  Linear  body_down  4,096 (4.00 KiB)
+        text(now, was)
+        == """\
+Net: at most 2,048 bytes (2.00 KiB) of peak memory (baseline), now 6,144 (6.00 KiB): +4,096 (+200.00%), \
+at add in body, for body: 0 -> 4,096 bytes alive then
+
+made by    type    bytes alive at the peak
+---------  ------  -------------------------
+body       Body    0 -> 4,096 (new)
 
 Accept it: pytest test_net.py::test_net --flops-update"""
     )
+
+
+def test_without_owners_in_the_baseline_a_peak_names_those_of_now():
+    now = with_peaks(make_report(peak_owners={"body": 4000, "body.up": 2144}), {"add": 6144})
+    lines = text(now).splitlines()
+    assert lines[0].endswith("+4,096 (+200.00%), at add in body")
+    assert lines[2:6] == [
+        "made by    type    bytes alive at the peak",
+        "---------  ------  -------------------------",
+        "body       Body    4,000",
+        "body.up    Linear  2,144",
+    ]
+
+
+def test_layers_whose_bytes_changed_alike_share_a_row():
+    types = {"": "Net"} | {f"seq.{i}": "Linear" for i in range(4)}
+    was, now = (
+        make_report(module_types=types, peak_owners={f"seq.{i}": size for i in range(4)}) for size in (8, 9)
+    )
+    now = with_peaks(now, {"add": 9999})
+    assert "seq.[0-3] x4  Linear  8 -> 9 (+12.50%)" in text(now, was).splitlines()
 
 
 def test_peak_over_its_ceiling_names_a_leaf_by_its_path():
@@ -242,12 +271,62 @@ def test_peak_of_a_model_that_is_one_leaf():
     )
 
 
-def test_long_list_of_peaks_is_cut_unless_full():
-    now = with_peaks(many(30), {f"n{i}": 100 + i for i in range(30)})
-    lines = text(now, many(30)).splitlines()
-    assert [line.split()[0] for line in lines if line.startswith("n")] == [f"n{i}" for i in range(29, 19, -1)]
-    assert "... and 20 more modules; -vv shows all." in lines
-    assert "more modules" not in text(now, many(30), full=True)
+def test_long_list_of_owners_is_cut_unless_full():
+    was, now = (make_report(peak_owners={f"n{c}": size for c in "abcdefgh"}) for size in (8, 9))
+    now = with_peaks(now, {"add": 9999})
+    assert "... and 3 more modules; -vv shows all." in text(now, was).splitlines()
+    assert "more modules" not in text(now, was, full=True)
+
+
+# Places -----------------------------------------------------------------------------------------------------
+
+
+def test_what_changed_first_is_named_where_it_is_not_what_changed_most():
+    nodes = [node(f"n{i}", "call_module", f"n{i}", f"n{i}", "Linear", 10, 5) for i in range(3)]
+    types = {"": "Net"} | {f"n{i}": "Linear" for i in range(3)}
+    was = make_report(nodes=tuple(nodes), module_types=types)
+    first = text(with_costs(was, {"n1": 11, "n2": 30}), was).splitlines()[0]
+    assert (
+        first == "Net: at most 30 FLOPs (baseline), now 51: +21 (+70.00%), in n2 and 1 more place, from n1 on"
+    )
+
+
+def test_modules_that_grew_alike_while_the_total_did_not_share_a_line():
+    nodes = [node(f"n{i}", "call_module", f"seq.{i}", f"seq.{i}", "Linear", 10, 5) for i in range(4)]
+    nodes.append(node("fc", "call_module", "fc", "fc", "Linear", 100, 5))
+    types = {"": "Net", "fc": "Linear"} | {f"seq.{i}": "Linear" for i in range(4)}
+    was = make_report(nodes=tuple(nodes), module_types=types)
+    first = text(with_costs(was, {f"n{i}": 11 for i in range(4)} | {"fc": 96}), was).splitlines()[0]
+    assert first == "Net seq.[0-3] x4, each: at most 10 FLOPs (baseline), now 11: +1 (+10.00%)"
+
+
+def test_acceptance_says_what_else_it_accepts():
+    now, was = with_costs(make_report(), {"add": 7}), snapshot(make_report())
+    budget = budget_from([])
+    found = failure_text("Net", now, compare(now, snapshot(now), was, budget), budget,
+                         accept=ACCEPT, file="net.json", unreached=["decode"])  # fmt: skip
+    assert found.splitlines()[-1] == f"Accept it: {ACCEPT} (and what this run did not reach: decode)"
+
+
+def test_nothing_is_offered_that_would_not_work():
+    assert "Accept it" not in text(with_costs(make_report(), {"add": 7}), flops=106)
+
+
+@pytest.mark.parametrize(
+    ("now", "was", "expected"),
+    [
+        ((("matmul", 1), ("softmax", 2)), (("attention", 1),), "- attention  + matmul, softmax"),
+        ((), (("view", 0),), ""),
+    ],
+)
+def test_what_moved_is_named_by_function(now, was, expected):
+    def report(steps):
+        nodes = tuple(
+            node(name, "call_function", name, "", "Net", 5, 0, 9, 4 * ops, ops) for name, ops in steps
+        )
+        return make_report(nodes=nodes, module_types={"": "Net"})
+
+    assert moves(changes(snapshot(report(now)), snapshot(report(was)))) == expected
 
 
 # What was measured ------------------------------------------------------------------------------------------

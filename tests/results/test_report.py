@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pytest_flops.metrics import Cost
+from pytest_flops.metrics import Cost, Held
 from pytest_flops.results.report import ModuleTotal, base_name, enclosing
 from tests.fakes import leaf_report, make_report, node
 
@@ -27,12 +27,25 @@ def test_peak_memory_is_the_highest_of_the_nodes_and_parameters_come_on_top():
 
 def test_modules_are_inclusive_and_the_root_is_the_total():
     assert make_report().modules == {
-        "": ModuleTotal("Net", Cost(106, 50), 2048),
-        "body": ModuleTotal("Body", Cost(106, 50), 2048),
-        "body.up": ModuleTotal("Linear", Cost(40, 20), 1600),
-        "body.down": ModuleTotal("Linear", Cost(60, 30), 2048),
+        "": ModuleTotal("Net", Cost(106, 50, 1096, 3), 2048, Held(50, 200)),
+        "body": ModuleTotal("Body", Cost(106, 50, 1096, 3), 2048),
+        "body.up": ModuleTotal("Linear", Cost(40, 20, 400, 1), 1600),
+        "body.down": ModuleTotal("Linear", Cost(60, 30, 600, 1), 2048),
         "body.drop": ModuleTotal("Dropout", Cost(0, 0)),
     }
+
+
+def test_what_modules_hold_adds_up_to_the_model():
+    held = {"": Held(1, 4), "body": Held(2, 8), "body.up": Held(20, 40)}
+    found = replace(make_report(), held=held)
+    assert (found.params, found.parameter_memory) == (23, 52)
+    assert [total.held for total in found.modules.values()][:3] == [Held(23, 52), Held(22, 48), Held(20, 40)]
+    assert found.modules["body"].params == 22
+
+
+def test_intensity_is_flops_per_byte():
+    assert make_report().intensity == 106 / 1096
+    assert make_report(nodes=()).intensity == 0.0
 
 
 def test_module_that_runs_twice_counts_twice():
@@ -72,7 +85,8 @@ def test_base_name(name, base):
 
 def test_repr_is_one_line():
     assert repr(make_report()) == (
-        "<Report of Net (eval): 106 FLOPs, 50 MACs, 50 params, 2.00 KiB of peak memory>"
+        "<Report of Net (eval): 106 FLOPs, 50 MACs, 50 params, 200 bytes of parameter memory, "
+        "1.07 KiB of memory traffic, 3 ops, 2.00 KiB of peak memory>"
     )
 
 
@@ -80,14 +94,15 @@ def test_printed_it_is_a_table_by_module():
     assert (
         str(make_report())
         == """\
-module     type      flops    macs    share
----------  ------  -------  ------  -------
-(model)    Net         106      50   100.0%
-body       Body        106      50   100.0%
-body.up    Linear       40      20    37.7%
-body.down  Linear       60      30    56.6%
+module     type      flops    macs    memory_traffic    ops    share
+---------  ------  -------  ------  ----------------  -----  -------
+(model)    Net         106      50             1,096      3   100.0%
+body       Body        106      50             1,096      3   100.0%
+body.up    Linear       40      20               400      1    37.7%
+body.down  Linear       60      30               600      1    56.6%
 
-Net (eval): 106 FLOPs, 50 MACs, 50 params, 2.00 KiB of peak memory"""
+Net (eval): 106 FLOPs, 50 MACs, 50 params, 200 bytes of parameter memory, 1.07 KiB of memory traffic, \
+3 ops, 2.00 KiB of peak memory"""
     )
 
 
@@ -102,11 +117,28 @@ def test_a_deep_model_is_printed_as_deep_as_20_rows_go():
 
 
 def test_a_report_as_plain_values():
-    report = replace(make_report(unsupported={"aten::odd": 2}), parameter_memory=200)
+    report = make_report(unsupported={"aten::odd": 2}, parameter_memory=200)
     found = json.loads(json.dumps(report.to_dict()))
-    assert found["totals"] == {"flops": 106, "macs": 50, "params": 50, "peak_memory": 2048}
+    assert found["totals"] == {
+        "flops": 106,
+        "macs": 50,
+        "params": 50,
+        "parameter_memory": 200,
+        "memory_traffic": 1096,
+        "ops": 3,
+        "peak_memory": 2048,
+    }
     assert (found["parameter_memory"], found["peak_memory_with_parameters"]) == (200, 2248)
-    assert found["modules"]["body.up"] == {"type": "Linear", "peak_memory": 1600, "flops": 40, "macs": 20}
+    assert found["modules"]["body.up"] == {
+        "type": "Linear",
+        "peak_memory": 1600,
+        "flops": 40,
+        "macs": 20,
+        "memory_traffic": 400,
+        "ops": 1,
+        "params": 0,
+        "parameter_memory": 0,
+    }
     assert found["nodes"][1] == {
         "name": "body_up",
         "op": "call_module",
@@ -116,14 +148,25 @@ def test_a_report_as_plain_values():
         "peak_memory": 1600,
         "flops": 40,
         "macs": 20,
+        "memory_traffic": 400,
+        "ops": 1,
         "backward_flops": 0,
         "backward_macs": 0,
+        "backward_memory_traffic": 0,
+        "backward_ops": 0,
     }
     inside = json.loads(json.dumps(leaf_report(up=20).to_dict()))["nodes"][0]
-    assert inside["parts"][1] == {"module": "encoder.up", "peak_memory": 0, "flops": 20, "macs": 0}
-    assert found["backward"] == {"flops": 0, "macs": 0}
+    assert inside["parts"][1] == {
+        "module": "encoder.up",
+        "peak_memory": 0,
+        "flops": 20,
+        "macs": 0,
+        "memory_traffic": 0,
+        "ops": 0,
+    }
+    assert found["backward"] == {"flops": 0, "macs": 0, "memory_traffic": 0, "ops": 0}
     assert found["unsupported"] == {"aten::odd": 2}
-    fields = {field.name for field in dataclasses.fields(report)} - {"params", "module_types"}
+    fields = {field.name for field in dataclasses.fields(report)} - {"held", "module_types"}
     assert fields <= found.keys(), "everything is there"
 
 

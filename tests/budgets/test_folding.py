@@ -1,0 +1,40 @@
+"""Equal layers on one line, and back."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_flops.budgets.folding import fold, unfold
+
+
+@pytest.mark.parametrize(
+    ("values", "folded"),
+    [
+        ({"": 1, "a": 2}, {"": 1, "a": 2}),
+        ({"a.0": 1, "a.1": 1, "a.2": 1}, {"a.[0-2]": 1}),
+        ({"a.0": 1, "a.1": 1, "a.2": 2, "a.3": 1}, {"a.[0-1]": 1, "a.2": 2, "a.3": 1}),
+        ({"0": 1, "0.x": 2, "1": 1, "1.x": 2}, {"[0-1]": 1, "[0-1].x": 2}),
+        ({"0": 1, "0.x": 2, "1": 1, "1.x": 3}, {"0": 1, "0.x": 2, "1": 1, "1.x": 3}),
+        ({"0": 1, "0.x": 2, "1": 1}, {"0": 1, "0.x": 2, "1": 1}),
+        ({f"{i}.{j}": 5 for i in range(2) for j in range(3)}, {"[0-1].[0-2]": 5}),
+        ({"1": 1, "0": 1}, {"1": 1, "0": 1}),  # not in order
+        ({"0": 1, "2": 1}, {"0": 1, "2": 1}),  # not one after the other
+        ({"00": 1, "01": 1}, {"00": 1, "01": 1}),  # no numbers as people write them
+        ({"[0-1]": 1, "[x": 2}, {"[[0-1]": 1, "[[x": 2}),
+        ({"a": {"add": {"ops": 1}}, "a.9": {}, "a.10": {}}, {"a": {"add": {"ops": 1}}, "a.[9-10]": {}}),
+    ],
+)
+def test_folded_and_back(values, folded):
+    assert fold(values) == folded
+    assert list(fold(values)) == list(folded)
+    assert unfold(folded) == values
+    assert fold(unfold(folded)) == folded
+
+
+@pytest.mark.parametrize(
+    "folded",
+    [{"[0-999999999]": 1}, {"[0-9999].[0-9999]": 1}, {"[3-1]": 1}, {"[0-2]": 1, "1": 1}],
+)
+def test_what_no_run_writes_is_refused(folded):
+    with pytest.raises(ValueError, match=r"\d"):
+        unfold(folded)
