@@ -72,9 +72,8 @@ class Call(NamedTuple):
         describe(args, key, tensors)
         if kwargs:
             describe(kwargs.items(), key, tensors)
-        if len(tensors) > 1 and len(places := {id(tensor): None for tensor in tensors}) < len(tensors):
-            order = [*places]  # x * x reads less than x * y
-            key.append(tuple(order.index(id(tensor)) for tensor in tensors))
+        if len(tensors) > 1 and len(set(ids := [*map(id, tensors)])) < len(tensors):
+            key.append(tuple(map(ids.index, ids)))  # x * x reads less than x * y
         return cls(func, args, kwargs, tuple(key), tensors)
 
     def on(self, tensors: list[Tensor], device: torch.device) -> Call:

@@ -102,14 +102,11 @@ class Subject:
         found: dict[str, Held] = {}
         seen: set[int] = set()
         for path, module in self.modules.items():
-            parameters, buffers = _new(module._parameters, seen), _new(module._buffers, seen)
-            if parameters or buffers:
-                elements = sum(parameter.numel() for parameter in parameters)
-                found[path] = Held(elements, sum(map(stored_bytes, parameters + buffers)))
-        if loose := _new({str(i): parameter for i, parameter in enumerate(self.parameters)}, seen):
-            own = Held(sum(p.numel() for p in loose), sum(map(stored_bytes, loose)))
-            found[""] = Held.total([found.get("", Held()), own])
-        return found
+            if module._parameters or module._buffers:
+                found[path] = _held(module._parameters.values(), module._buffers.values(), seen)
+        if any(loose := _held(self.parameters, (), seen)):
+            found[""] = Held.total([found.get("", Held()), loose])
+        return {path: held for path, held in found.items() if any(held)}
 
     @property
     def lives_on_meta(self) -> bool:
@@ -239,11 +236,16 @@ def _unique(tensors: Iterable[Tensor | None]) -> list[Tensor]:
     return list({id(tensor): tensor for tensor in tensors if tensor is not None}.values())
 
 
-def _new(tensors: Mapping[str, Tensor | None], seen: set[int]) -> list[Tensor]:
-    """Return the tensors that were not seen before, and note that they are."""
-    new = [tensor for tensor in tensors.values() if tensor is not None and id(tensor) not in seen]
-    seen.update(map(id, new))
-    return new
+def _held(parameters: Iterable[Tensor | None], buffers: Iterable[Tensor | None], seen: set[int]) -> Held:
+    """Return what these come to that were not seen before, and note that they are."""
+    elements = nbytes = 0
+    for tensors, count in ((parameters, True), (buffers, False)):
+        for tensor in tensors:
+            if tensor is not None and id(tensor) not in seen:
+                seen.add(id(tensor))
+                elements += tensor.numel() if count else 0
+                nbytes += stored_bytes(tensor)
+    return Held(elements, nbytes)
 
 
 def _signature(function: Any) -> inspect.Signature | None:
