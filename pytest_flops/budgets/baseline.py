@@ -64,6 +64,8 @@ class Baseline:
     """Functional work by place, less what costs nothing."""
     peak: Peak = _NO_PEAK
     """Where memory was highest; of an older baseline only the total is known."""
+    own_formulas: Mapping[str, str] = field(default_factory=dict)
+    """A fingerprint of each formula of the user's that counted, by the operator."""
     measured: Mapping[str, Measured] = field(default_factory=dict)
     """What was measured by running the model, by the fingerprint of the machine."""
 
@@ -101,6 +103,7 @@ def snapshot(report: Report) -> Baseline:
         metrics=frozenset(metric.name for metric in ADDITIVE),
         modules=modules,
         functions=_functions(report),
+        own_formulas=dict(report.own_formulas),
         peak=Peak(report.peak_node.name if report.nodes else "", _in_order(report.peak_owners, modules)),
     )
 

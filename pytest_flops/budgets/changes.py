@@ -150,6 +150,10 @@ def _versions(now: Baseline, was: Baseline) -> Iterator[Mismatch]:
         yield Mismatch("formulas", str(was.formulas), str(now.formulas))
     if now.torch != was.torch:
         yield Mismatch("torch", was.torch, now.torch)
+    for op in sorted(now.own_formulas.keys() | was.own_formulas.keys() if was.has_types else ()):
+        before, after = was.own_formulas.get(op, "none"), now.own_formulas.get(op, "none")
+        if before != after:
+            yield Mismatch(f"the formula of {op}", before, after)
 
 
 def _compared(now: Baseline, was: Baseline) -> list[Metric]:

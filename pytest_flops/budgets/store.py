@@ -161,7 +161,7 @@ def _present(value: object, where: str) -> Baseline:
     One that was read in an older format, and kept, has no types, and by module nothing but FLOPs.
     """
     keys = ("digest", "formulas", "torch", "mode", "inputs", "modules", "functions")
-    content = _fields(value, keys, where, optional=("peak_memory", "measured"))
+    content = _fields(value, keys, where, optional=("own_formulas", "peak_memory", "measured"))
     if _digest(content) != content["digest"]:
         raise _Unusable(
             f'was changed by hand, or by a merge, in "{where}": its digest says that no run wrote this. '
@@ -184,6 +184,10 @@ def _present(value: object, where: str) -> Baseline:
         modules={**modules, "": Module(kind, known)},
         functions=_functions(content["functions"], f"{where}.functions"),
         peak=peak,
+        own_formulas={
+            op: _text(name, f'{where}.own_formulas["{op}"]')
+            for op, name in _mapping(content.get("own_formulas", {}), f"{where}.own_formulas").items()
+        },
     )
 
 
@@ -468,6 +472,7 @@ def _as_json(baseline: Baseline) -> dict[str, object]:
     modules[""] = _Row(modules.get("", {"type": ""}) | totals)  # zeros too: which metrics there are
     content: dict[str, object] = {
         "formulas": baseline.formulas,
+        **({"own_formulas": dict(baseline.own_formulas)} if baseline.own_formulas else {}),
         "torch": baseline.torch,
         "mode": baseline.mode,
         "inputs": list(baseline.inputs),

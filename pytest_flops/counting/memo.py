@@ -24,7 +24,7 @@ MEMO_BYTES = 64 << 20
 class Outcome(NamedTuple):
     """What an op returns, as a description, and what it costs.
 
-    `unsupported` and `by_torch` are the calls of ops without an answer, and of those that a formula of
+    `unsupported` and `by_others` are the calls of ops without an answer, and of those that a formula of
     torch's own counter answers. `workspace` is what was alive at most while it ran, in bytes, beside its
     arguments and results; `written` are the positions of the tensors that it writes.
     """
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
     unsupported: Mapping[str, int] | None
     workspace: int = 0
     written: tuple[int, ...] = ()
-    by_torch: Mapping[str, int] | None = None
+    by_others: Mapping[str, int] | None = None
 
 
 class Memo:

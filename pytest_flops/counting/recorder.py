@@ -68,7 +68,7 @@ class Step(Share):
         self.costs: list[Cost] = []
         self.peak = 0
         self.unsupported: dict[str, int] | None = None
-        self.by_torch: dict[str, int] | None = None
+        self.by_others: dict[str, int] | None = None
         self.module = module
         self.backward: Tally | None = None
         self.name = name

@@ -57,7 +57,7 @@ from pytest_flops.counting.traffic import new_bytes, with_traffic
 from pytest_flops.counting.unseen import ADDRESSES, Unwritten
 from pytest_flops.errors import FormulaError
 from pytest_flops.formulas import formula_for
-from pytest_flops.formulas.registry import needs_values, torchs_formula_for
+from pytest_flops.formulas.registry import is_others, needs_values
 from pytest_flops.metrics import Cost
 from pytest_flops.results.report import KERNEL
 
@@ -595,7 +595,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             self.tally = outer
         cost = with_traffic(call, parts.cost, new)  # its kernel is one, whatever it computes
-        self._add(Outcome(None, cost, parts.unsupported, by_torch=parts.by_torch))
+        self._add(Outcome(None, cost, parts.unsupported, by_others=parts.by_others))
 
     def _add(self, outcome: Outcome) -> None:
         tally = self.tally
@@ -603,8 +603,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tally.costs.append(outcome.cost if self.memory.is_seen else outcome.cost.arithmetic)
         if outcome.unsupported:
             tally.note_unsupported(outcome.unsupported)
-        if outcome.by_torch:
-            tally.note_by_torch(outcome.by_torch)
+        if outcome.by_others:
+            tally.note_by_others(outcome.by_others)
 
 
 def _what_is_missing(func: OpOverload, failure: Exception) -> Exception:
@@ -636,7 +636,7 @@ def _moved(call: Call) -> View | None:
 
 def _outcome(call: Call, result: Result, tally: Tally) -> Outcome:
     workspace = max(tally.peak - _new_bytes(result), 0)
-    return Outcome(result, tally.cost, tally.unsupported, workspace, call.written, tally.by_torch)
+    return Outcome(result, tally.cost, tally.unsupported, workspace, call.written, tally.by_others)
 
 
 def _new_bytes(result: Result) -> int:
@@ -662,4 +662,4 @@ def checked(func: OpOverload, cost: Any) -> Outcome:
         raise FormulaError(
             f"The formula of {func} returned {cost!r}: it must return an int, or a Cost of ints."
         )
-    return Outcome(None, found, None, by_torch={str(func): 1} if torchs_formula_for(func) else None)
+    return Outcome(None, found, None, by_others={str(func): 1} if is_others(func) else None)

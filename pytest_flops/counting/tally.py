@@ -12,16 +12,16 @@ from pytest_flops.metrics import Cost
 class Tally:
     """The costs of some ops, added up once at the end; the most bytes alive; ops without an answer.
 
-    Of ops that a formula answers which torch's own counter was given, `by_torch` has the calls.
+    Of ops that a formula answers which torch's own counter was given, `by_others` has the calls.
     """
 
-    __slots__ = ("by_torch", "costs", "peak", "unsupported")
+    __slots__ = ("by_others", "costs", "peak", "unsupported")
 
     def __init__(self) -> None:
         self.costs: list[Cost] = []
         self.peak = 0
         self.unsupported: dict[str, int] | None = None
-        self.by_torch: dict[str, int] | None = None
+        self.by_others: dict[str, int] | None = None
 
     @property
     def cost(self) -> Cost:
@@ -32,9 +32,9 @@ class Tally:
         """Note calls of ops that have no answer, by the name of the op."""
         self.unsupported = added_up([*(self.unsupported or {}).items(), *calls.items()])
 
-    def note_by_torch(self, calls: Mapping[str, int]) -> None:
+    def note_by_others(self, calls: Mapping[str, int]) -> None:
         """Note calls of ops that a formula of torch's own counter answered, by the name of the op."""
-        self.by_torch = added_up([*(self.by_torch or {}).items(), *calls.items()])
+        self.by_others = added_up([*(self.by_others or {}).items(), *calls.items()])
 
 
 def added_up(calls: Iterable[tuple[str, int]]) -> dict[str, int]:

@@ -39,6 +39,7 @@ from pytest_flops.counting.unseen import ADDRESSES, asked_for_data
 from pytest_flops.counting.whole import counting_composites_whole, kernels_in_place, take_kernels_away
 from pytest_flops.errors import TraceError
 from pytest_flops.formulas import FORMULAS_VERSION
+from pytest_flops.formulas.fingerprint import fingerprint_for
 from pytest_flops.results.report import KERNEL, Report
 
 __tracebackhide__ = True  # pytest shows the lines of the model instead
@@ -347,6 +348,7 @@ class Run:
 
     def report(self, inputs: Inputs, reason: str, *, met_kernel: bool = False) -> Report:
         """Return what the run recorded; `met_kernel` says that a run on shapes stopped at one."""
+        by_torch, own_formulas = self._by_others()
         return Report(
             model=self._subject.name,
             mode=str(self._mode),
@@ -357,7 +359,8 @@ class Run:
             nodes=self.recorder.nodes(),
             module_types=self._subject.types,
             unsupported=self._unsupported(met_kernel),
-            by_torch=self._by_torch(),
+            by_torch=by_torch,
+            own_formulas=own_formulas,
             peak_owners=self._shapes.memory.owners(),
             formulas=FORMULAS_VERSION,
             torch=torch.__version__,
@@ -375,9 +378,12 @@ class Run:
             found[KERNEL] = 1
         return found
 
-    def _by_torch(self) -> dict[str, int]:
-        tallies = (tally for step in self.recorder.steps for tally in step.tallies if tally.by_torch)
-        return added_up(found for tally in tallies for found in (tally.by_torch or {}).items())
+    def _by_others(self) -> tuple[dict[str, int], dict[str, str]]:
+        """Return the calls of ops that torch's formulas counted, and the fingerprints of users' formulas."""
+        tallies = (tally for step in self.recorder.steps for tally in step.tallies if tally.by_others)
+        found = added_up(calls for tally in tallies for calls in (tally.by_others or {}).items())
+        users = {op: mark for op in sorted(found) if (mark := fingerprint_for(op)) is not None}
+        return {op: calls for op, calls in found.items() if op not in users}, users
 
 
 _GIVE_REAL = "Give it real tensors: a model and inputs on the CPU, and no execute='meta'."
@@ -390,7 +396,10 @@ _BEYOND = {
         "makes a tensor of its own class in a way that PyTorch refuses while a count runs: let the class use "
         "torch.Tensor._make_subclass in its __new__"
     ),
-    "NestedTensorImpl": "uses a strided nested tensor, which hides its sizes: use layout=torch.jagged",
+    "NestedTensorImpl": (
+        "uses a strided nested tensor, as attention over jagged ones does, which hides its sizes: use "
+        "layout=torch.jagged, and attend over padded tensors with a mask or by torch.nn.attention.varlen"
+    ),
 }
 """What PyTorch says where a count cannot go, and what we say instead."""
 

@@ -149,5 +149,5 @@ class _Composite:
         tally.costs.append(counted_whole.cost)
         if counted_whole.unsupported:
             tally.note_unsupported(counted_whole.unsupported)
-        if counted_whole.by_torch:
-            tally.note_by_torch(counted_whole.by_torch)
+        if counted_whole.by_others:
+            tally.note_by_others(counted_whole.by_others)

@@ -177,6 +177,14 @@ def torchs_formula_for(func: OpOverload) -> Formula | None:
     return formula
 
 
+def is_others(func: OpOverload) -> bool:
+    """Tell whether the formula of an op is not this package's: a user's, or one of torch's own counter."""
+    name = next((name for name in _lookup_names(func) if name in _formulas), None)
+    if name is None:
+        return torchs_formula_for(func) is not None
+    return _formulas[name] is not _shipped.get(name)
+
+
 def torchs_names() -> list[str]:
     """Return the names of the ops that have a formula with PyTorch's own counter, and none here."""
     names = [_qualified_name(op) for op in _torchs_registry() if isinstance(op, OpOverloadPacket)]

@@ -175,6 +175,8 @@ class Report(_WithBackward):
 
     Its FLOPs are two for each multiply-accumulate, by torch's convention.
     """
+    own_formulas: Mapping[str, str] = field(default_factory=dict)
+    """A fingerprint of each formula of yours that counted, by the operator."""
     peak_owners: Mapping[str, int] = field(default_factory=dict)
     """The bytes that were alive at the peak, by the path of the module that made them, most first."""
 
@@ -291,6 +293,7 @@ class Report(_WithBackward):
             "peak_owners": dict(self.peak_owners),
             "unsupported": dict(self.unsupported),
             "by_torch": dict(self.by_torch),
+            "own_formulas": dict(self.own_formulas),
             "formulas": self.formulas,
             "torch": self.torch,
         }
