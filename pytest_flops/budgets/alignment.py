@@ -1,7 +1,7 @@
 """Which module of a baseline a module of today is, also where layers were put in, taken out or renamed.
 
-Children with numbers for names are a sequence: where its length changed, it is aligned as a diff aligns
-lines, by class and costs first, and what does not match by class. Others go by their names, and where a name
+Children with numbers for names are a sequence: where its classes are not what they were, it is aligned as a
+diff aligns lines, by class and costs first, and what does not match by class, then by place. Others go by their names, and where a name
 is new and another gone, by class and costs.
 """
 
@@ -95,7 +95,7 @@ def _pairs(was: _Side, now: _Side) -> Iterator[_Pair]:
     """Yield the children that are the same module."""
     found: list[_Pair] = []
     before, after = was.numbered(), now.numbered()
-    if len(before) == len(after):
+    if list(map(was.type, before)) == list(map(now.type, after)):
         found += zip(before, after, strict=True)
     elif before and after:
         found += _in_sequence(was, now, before, after)
@@ -111,7 +111,7 @@ def _pairs(was: _Side, now: _Side) -> Iterator[_Pair]:
 
 
 def _in_sequence(was: _Side, now: _Side, before: list[str], after: list[str]) -> Iterator[_Pair]:
-    """Yield what a diff says is the same: equal in class and costs, or else between these in class.
+    """Yield what a diff says is the same: equal in class and costs, or else between these in class or place.
 
     What is equal at the beginning and at the end is so: among equal layers nothing else tells which is new.
     """
@@ -125,14 +125,16 @@ def _in_sequence(was: _Side, now: _Side, before: list[str], after: list[str]) ->
     for tag, i1, i2, j1, j2 in whole.get_opcodes():
         if tag == "equal":
             yield from zip(before[i1:i2], after[j1:j2], strict=True)
-        if tag != "replace":
-            continue
-        left, right = before[i1:i2], after[j1:j2]
-        types = SequenceMatcher(None, [*map(was.type, left)], [*map(now.type, right)], autojunk=False)
-        for block in types.get_matching_blocks():
-            yield from zip(
-                left[block.a : block.a + block.size], right[block.b : block.b + block.size], strict=True
-            )
+        if tag == "replace":
+            yield from _in_class(was, now, before[i1:i2], after[j1:j2])
+
+
+def _in_class(was: _Side, now: _Side, before: list[str], after: list[str]) -> Iterator[_Pair]:
+    """Yield what a diff of the classes says is the same, and what stands in its place where as many do."""
+    types = SequenceMatcher(None, [*map(was.type, before)], [*map(now.type, after)], autojunk=False)
+    for _, i1, i2, j1, j2 in types.get_opcodes():
+        if i2 - i1 == j2 - j1:
+            yield from zip(before[i1:i2], after[j1:j2], strict=True)
 
 
 def _equal(left: Iterable[object], right: Iterable[object]) -> int:

@@ -131,10 +131,14 @@ def changes(now: Baseline, was: Baseline, rtol: Mapping[str, str] | None = None)
 
 
 def _peaks(now: Baseline, was: Baseline, aligned: Alignment) -> tuple[Peak, Peak] | None:
-    """Return both peaks with the owners by their present paths, where the older one has owners."""
+    """Return both peaks with the owners by their present paths, where the older one has owners.
+
+    One that is gone is called so where another has its path now.
+    """
     if not was.peak.owners:
         return None
-    paths = {before: path for path, before in aligned.origin.items()}
+    paths = {path: f"{path} (gone)" for path in was.peak.owners if path in now.modules}
+    paths |= {before: path for path, before in aligned.origin.items()}
     return replace(was.peak, owners={paths.get(p, p): n for p, n in was.peak.owners.items()}), now.peak
 
 

@@ -35,6 +35,7 @@ class Attempt:
     sections: list[tuple[str, str]] = field(default_factory=list)
     failure: str = ""
     culprit: str = ""
+    is_acceptable: bool = True
     _stored: dict[str, Baseline] | None = None
 
     @property
@@ -68,7 +69,7 @@ class Attempt:
             "unused": sorted((self._stored or {}).keys() - self.gated),
             "notes": self.notes,
             "culprit": self.culprit,
-            "argument": test_argument(self.item),
+            "argument": test_argument(self.item) if self.is_acceptable else "",
         }
 
 

@@ -90,6 +90,7 @@ def fail(attempt: Attempt, name: str, report: Report, decision: Decision) -> NoR
         table = node_digest(report, decision.verdict, full=attempt.verbose)
         attempt.sections.append((f"flops: nodes of {name}", table))
     attempt.culprit = culprit(decision.verdict)
+    attempt.is_acceptable = decision.verdict.within_limits
     text = failure_text(
         name,
         report,

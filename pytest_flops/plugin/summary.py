@@ -43,7 +43,9 @@ def _culprits(culprits: dict[str, list[str]]) -> Iterator[str]:
         return
     yield "flops: what grew"
     yield from (f"  {culprit}: {plural(len(tests), 'test')}" for culprit, tests in culprits.items())
-    arguments = [argument for tests in culprits.values() for argument in tests]
+    arguments = [argument for tests in culprits.values() for argument in tests if argument]
+    if not arguments:
+        return
     if len(arguments) <= _MOST_ARGUMENTS:
         yield f"  Accept it all: {command_accepting(arguments)}"
     else:

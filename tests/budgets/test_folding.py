@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from pytest_flops.budgets.folding import fold, unfold
@@ -33,8 +35,39 @@ def test_folded_and_back(values, folded):
 
 @pytest.mark.parametrize(
     "folded",
-    [{"[0-999999999]": 1}, {"[0-9999].[0-9999]": 1}, {"[3-1]": 1}, {"[0-2]": 1, "1": 1}],
+    [
+        {"[0-999999999]": 1},
+        {"[0-9999].[0-9999]": 1},
+        {"[3-1]": 1},
+        {"[0-2]": 1, "1": 1},
+        {"[0-2]": 1, "[2-4]": 1},
+        {"a.[0-1].[0-1]": 1, "a.1.0": 2},
+    ],
 )
 def test_what_no_run_writes_is_refused(folded):
     with pytest.raises(ValueError, match=r"\d"):
         unfold(folded)
+
+
+def test_whatever_is_folded_comes_back():
+    draw = random.Random(12)
+    names = ["0", "1", "2", "3", "10", "01", "a", "[0-1]", "[", "[[2", "x y", "-1", "\u0661"]
+    for _ in range(300):
+        depths = [draw.randrange(4) for _ in range(draw.randrange(20))]
+        paths = [".".join(draw.choices(names[: draw.choice([3, 13])], k=depth)) for depth in depths]
+        values = {path: draw.choice([1, 1, 2, {"type": "Linear"}]) for path in paths}
+        assert unfold(fold(values)) == values
+
+
+@pytest.mark.parametrize("layers", [2, 10, 80, 1000])
+def test_many_equal_layers_take_as_many_lines_as_one(layers):
+    inside = ["", ".attn", ".attn.q_proj", ".mlp.experts.0", ".mlp.experts.1"]
+    values = {f"layers.{i}{path}": len(path) for i in range(layers) for path in inside}
+    last = layers - 1
+    assert fold(values) == {
+        f"layers.[0-{last}]": 0,
+        f"layers.[0-{last}].attn": 5,
+        f"layers.[0-{last}].attn.q_proj": 12,
+        f"layers.[0-{last}].mlp.experts.[0-1]": 14,
+    }
+    assert unfold(fold(values)) == values

@@ -328,3 +328,34 @@ def test_two_baselines_compare_without_a_report():
     assert changes(now, was, {"flops": "0.03"}).grown == (), "3 of 106 are less than 3 %"
     assert names(changes(was, now).shrunk) == ["flops", "", "body"]
     assert not changes(was, was).any_cost
+
+
+def test_a_peak_is_told_apart_from_that_of_a_layer_which_is_gone():
+    def sequence(*kinds, owners):
+        nodes = [node(f"seq_{i}", "call_module", f"seq.{i}", f"seq.{i}", k, 5) for i, k in enumerate(kinds)]
+        types = {"": "Net", "seq": "Sequential"} | {f"seq.{i}": kind for i, kind in enumerate(kinds)}
+        return snapshot(make_report(nodes=tuple(nodes), module_types=types, peak_owners=owners))
+
+    was = sequence("A", "B", "C", owners={"seq.0": 100, "seq.1": 50, "seq.2": 30})
+    now = sequence("B", "C", owners={"seq.0": 50, "seq.1": 30})
+    before, after = changes(now, was).peaks
+    assert before.owners == {"seq.0 (gone)": 100, "seq.0": 50, "seq.1": 30}
+    assert after.owners == {"seq.0": 50, "seq.1": 30}
+
+
+def test_a_layer_that_moved_in_its_sequence_is_no_growth():
+    def sequence(*costs):
+        kinds = {3: "Norm", 5: "Linear"}
+        nodes = [
+            node(f"seq_{i}", "call_module", f"seq.{i}", f"seq.{i}", kinds[cost], cost)
+            for i, cost in enumerate(costs)
+        ]
+        types = {"": "Net", "seq": "Sequential"} | {f"seq.{i}": kinds[c] for i, c in enumerate(costs)}
+        return make_report(nodes=tuple(nodes), module_types=types)
+
+    found = verdict(sequence(5, 5, 5, 3), sequence(3, 5, 5, 5))
+    assert found.ok
+    assert [(place.module, place.was is None, place.now is None) for place in found.changes.places] == [
+        ("seq.0", False, True),
+        ("seq.3", True, False),
+    ]
