@@ -1,8 +1,8 @@
 """Which module of a baseline a module of today is, also where layers were put in, taken out or renamed.
 
 Children with numbers for names are a sequence: where its classes are not what they were, it is aligned as a
-diff aligns lines, by class and costs first, and what does not match by class, then by place. Others go by their names, and where a name
-is new and another gone, by class and costs.
+diff aligns lines, by class and costs first, and what does not match by class, then by place. Others go by
+their names, and where a name is new and another gone, by class and costs.
 """
 
 from __future__ import annotations

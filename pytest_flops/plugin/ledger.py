@@ -30,8 +30,8 @@ class Entry(TypedDict):
     """What one run of a test found; it travels from xdist workers with the test's report.
 
     `gated` names the models that were held against the `file`, `unused` the others that it has. `culprit`
-    says what grew where the test failed by its baseline; `argument` names the test on a command line, and is ""
-    where no update can accept what it found.
+    says what grew where the test failed by its baseline; `argument` names the test on a command line, and
+    is "" where no update can accept what it found.
     """
 
     models: int

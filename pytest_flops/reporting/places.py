@@ -100,14 +100,17 @@ def change_of(group: Group, metric: Metric) -> str:
 
 
 def brief_change(group: Group, metric: Metric) -> str:
-    """Return a place and how one cost changed there: "refine.0.conv +100.00% FLOPs"."""
+    """Return a place and how one cost changed there: "refine.0.conv +100.00% FLOPs", "add (new)"."""
     was, now = (
         sum((costs or {}).get(metric.name, 0) for costs in side)
         for side in zip(*[(place.was, place.now) for place in group.places], strict=True)
     )
-    if not was or not now:
-        return f"{group} {percent(was, now)}"
-    return f"{group} {percent(was, now)} {metric.title}"
+    if was and now:
+        return f"{group} {percent(was, now)} {metric.title}"
+    is_whole = group.first.was is None or group.first.now is None
+    if is_whole and not group.first.function:
+        return _named(group)
+    return f"{group} ({percent(was, now)})" if is_whole else f"{group} ({percent(was, now)} {metric.title})"
 
 
 def culprit(verdict: Verdict) -> str:

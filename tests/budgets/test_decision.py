@@ -101,6 +101,26 @@ def test_drift_that_breaks_nothing(report, rtol, drift):
     assert decided(report, rtol=rtol, update="all").drift is None, "it is accepted"
 
 
+@pytest.mark.parametrize(
+    ("flops", "traffic", "drift", "reason"),
+    [
+        (5, 96, "improved", "less of one"),
+        (5, 88, "improved", "less of both"),
+        (5, 97, "tolerated", "the FLOPs were bought with traffic"),
+        (6, 97, "tolerated", "more of one"),
+    ],
+)
+def test_it_improved_only_where_nothing_counted_grew(flops, traffic, drift, reason):
+    now = with_costs(SAME, {"add": flops}, memory_traffic={"add": traffic})
+    found = decided(now, rtol={"memory_traffic": 0.1})
+    assert (found.fails, found.drift) == (False, drift), reason
+
+
+def test_more_of_a_cost_that_has_no_tolerance_fails_whatever_it_saves():
+    now = with_costs(SAME, {"add": 5}, memory_traffic={"add": 88}, ops={"add": 2})
+    assert decided(now, rtol={"memory_traffic": 0.1}).fails
+
+
 # A baseline that is older than a metric ---------------------------------------------------------------------
 
 
@@ -131,7 +151,8 @@ def test_every_update_fills_it_in(update):
 def test_an_update_of_what_is_new_writes_nothing_where_the_rest_changed():
     found = decided(LESS, older(SAME), "new")
     assert found.accepted is None, "105 FLOPs are not for this mode to accept"
-    assert found.drift == "improved"
+    assert (found.fails, found.drift) == (False, "improved")
+    assert decided(LESS, older(SAME), "new", strict=True).fails
 
 
 # What was measured ------------------------------------------------------------------------------------------
