@@ -74,11 +74,11 @@ def after(pytester):
 
 
 def failure(result: pytest.RunResult) -> str:
-    """Return the text of the failure: from under its title to the summary."""
+    """Return the text of the failure: from under its title to the command that accepts it."""
     lines = [line.rstrip() for line in result.outlines]
     start = next(i for i, line in enumerate(lines) if line.strip("_") == " test_vit ")
-    end = next(i for i, line in enumerate(lines) if i > start and "flops: " in line)
-    return "\n".join(lines[start + 1 : end])
+    end = next(i for i, line in enumerate(lines) if i > start and line.startswith("Accept it: "))
+    return "\n".join(lines[start + 1 : end + 1])
 
 
 def test_a_wider_layer_in_one_block(after):
