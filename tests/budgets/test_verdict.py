@@ -320,6 +320,23 @@ def test_versions_are_named_and_decide_nothing():
     assert found.ok
 
 
+@pytest.mark.parametrize(
+    ("mode", "torch", "ok"),
+    [
+        ("train with backward", "2.16.0", True),
+        ("train with backward", "2.15.0", False),
+        ("train", "2.16.0", False),
+    ],
+)
+def test_what_autograd_moves_is_compared_within_a_version_of_torch(mode, torch, ok):
+    more = with_costs(make_report(mode=mode, torch=torch), {}, memory_traffic={"add": 97}, ops={"add": 2})
+    found = verdict(more, make_report(mode=mode))
+    assert found.ok is ok
+    assert names(found.changes.grown)[:2] == ([] if ok else ["memory_traffic", "ops"])
+    more = with_costs(more, {"add": 7})
+    assert names(verdict(more, make_report(mode=mode)).changes.grown)[0] == "flops"
+
+
 def test_two_baselines_compare_without_a_report():
     was, now = snapshot(make_report()), snapshot(with_costs(make_report(), {"add": 9}))
     found = changes(now, was)
