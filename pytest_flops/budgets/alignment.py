@@ -88,7 +88,7 @@ class _Side:
 
     def numbered(self) -> list[str]:
         """Return the children whose names are numbers, in order."""
-        return [path for path in self.paths if self.name(path).isdigit()]
+        return [path for path in self.paths if self.name(path).isdecimal()]
 
 
 def _pairs(was: _Side, now: _Side) -> Iterator[_Pair]:

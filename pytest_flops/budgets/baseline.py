@@ -123,7 +123,7 @@ def _functions(report: Report) -> dict[Function, Costs]:
 
 def _has_a_place(path: str) -> bool:
     """Tell whether a module matters though it costs nothing: the model, and layers that others count from."""
-    return not path or path.rpartition(".")[2].isdigit()
+    return not path or path.rpartition(".")[2].isdecimal()
 
 
 def _costing(costs: dict[str, int]) -> dict[str, int]:

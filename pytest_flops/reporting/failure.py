@@ -12,7 +12,7 @@ from pytest_flops.budgets.finding import Finding, tolerated
 from pytest_flops.budgets.verdict import Excess, Unmatched, Verdict
 from pytest_flops.metrics import COUNTED, Metric
 from pytest_flops.reporting.limits import NOT_WRITTEN, RAISE_IT, bounded
-from pytest_flops.reporting.places import in_order, label, renames, where
+from pytest_flops.reporting.places import in_order, label, pattern_of, renames, where
 from pytest_flops.reporting.tables import change_tables
 from pytest_flops.results.report import (
     Node,
@@ -161,8 +161,7 @@ def _alike(changes: list[ModuleChange]) -> list[_Leading]:
     """Return changes of modules, those together that differ by numbers in their paths only."""
     found: dict[tuple[object, ...], list[ModuleChange]] = {}
     for change in changes:
-        pattern = tuple("#" if name.isdigit() else name for name in change.path.split("."))
-        found.setdefault((pattern, change.was, change.now), []).append(change)
+        found.setdefault((pattern_of(change.path), change.was, change.now), []).append(change)
     return [
         _Leading(its[0].metric, its[0].was, its[0].now, label([each.path for each in its]), len(its))
         for its in found.values()

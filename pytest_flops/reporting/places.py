@@ -46,7 +46,7 @@ def grouped(places: Iterable[PlaceChange], metrics: Sequence[Metric]) -> list[Gr
     """Return places in groups of the same change of some metrics, in the order of the first of each."""
     found: dict[tuple[object, ...], list[PlaceChange]] = {}
     for place in places:
-        key = (_pattern(place.module), place.function, place.type, _amounts(place, metrics))
+        key = (pattern_of(place.module), place.function, place.type, _amounts(place, metrics))
         found.setdefault(key, []).append(place)
     return [Group(label([place.module for place in group]), tuple(group)) for group in found.values()]
 
@@ -65,8 +65,9 @@ def _amounts(place: PlaceChange, metrics: Sequence[Metric]) -> tuple[object, ...
     )
 
 
-def _pattern(path: str) -> str:
-    return ".".join("#" if name.isdigit() else name for name in path.split("."))
+def pattern_of(path: str) -> str:
+    """Return what layers of a list have in common: "layers.#.mlp"."""
+    return ".".join("#" if name.isdecimal() else name for name in path.split("."))
 
 
 def label(paths: Sequence[str]) -> str:
@@ -88,7 +89,7 @@ def label(paths: Sequence[str]) -> str:
 
 
 def _as_number(name: str) -> int:
-    return int(name) if name.isdigit() else 0
+    return int(name) if name.isdecimal() else 0
 
 
 def change_of(group: Group, metric: Metric) -> str:
@@ -188,6 +189,6 @@ def renames(renamed: Iterable[tuple[str, str]]) -> Iterator[str]:
 def _shift(pair: tuple[str, str]) -> tuple[object, ...]:
     """Return what neighbours have in common that moved together; a name that is no number goes alone."""
     (was_in, _, was), (now_in, _, now) = (path.rpartition(".") for path in pair)
-    if was.isdigit() and now.isdigit():
+    if was.isdecimal() and now.isdigit():
         return was_in, now_in, int(now) - int(was)
     return pair

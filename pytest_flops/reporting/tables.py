@@ -8,7 +8,7 @@ from pytest_flops.budgets.baseline import Peak
 from pytest_flops.budgets.changes import Changes
 from pytest_flops.budgets.verdict import Verdict
 from pytest_flops.metrics import METRICS, Metric
-from pytest_flops.reporting.places import BY_IMPORTANCE, Group, change_of, grouped, label
+from pytest_flops.reporting.places import BY_IMPORTANCE, Group, change_of, grouped, label, pattern_of
 from pytest_flops.results.columns import Column, Table
 from pytest_flops.results.report import Node, Report, base_name, node_rows, place_name, total_lines
 from pytest_flops.units import percent, plural
@@ -115,8 +115,7 @@ def owner_changes(peaks: tuple[Peak, Peak], report: Report) -> Table:
     found: dict[tuple[str, int, int], list[str]] = {}
     for path in {**now, **was}:
         if was.get(path, 0) != now.get(path, 0):
-            pattern = ".".join("#" if name.isdigit() else name for name in path.split("."))
-            found.setdefault((pattern, was.get(path, 0), now.get(path, 0)), []).append(path)
+            found.setdefault((pattern_of(path), was.get(path, 0), now.get(path, 0)), []).append(path)
     rows = [
         (
             f"{label(paths)}{f' x{len(paths)}' if len(paths) > 1 else ''}",
