@@ -16,6 +16,7 @@ import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -100,6 +101,21 @@ def state_of_process() -> Any:
         hooks,
         (F.scaled_dot_product_attention, nn.Module.__call__),
     )
+
+
+def apart(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test on a thread of its own.
+
+    What is raised at a line of an `except` block of contextlib leaves that block's exception in the state of
+    the thread (CPython 3.11), as the context of whatever is raised on it later.
+    """
+
+    @functools.wraps(test)
+    def on_a_thread(*args: Any, **kwargs: Any) -> None:
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            pool.submit(test, *args, **kwargs).result()
+
+    return on_a_thread
 
 
 @contextmanager

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from pytest_flops import trace
-from tests.interrupts import WAYS, Busy, broken_off, damage, traced_by
+from tests.interrupts import WAYS, Busy, apart, broken_off, damage, traced_by
 
 
 # What is raised while Python drops a tensor cannot be: Python says so, and goes on.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("way", WAYS)
+@apart
 def test_a_trace_that_is_broken_off_leaves_all_as_it_was(way: str) -> None:
     assert list(damage(24, seed=len(way), **WAYS[way])) == []
 
@@ -32,6 +33,7 @@ def no_collector() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_collector")
+@apart
 def test_inference_mode_within_inference_mode_is_left_first() -> None:
     model, x = Busy(), torch.ones(3, 5)
     run = functools.partial(trace, model, x)
@@ -57,6 +59,7 @@ def test_inference_mode_within_inference_mode_is_left_first() -> None:
 
 
 @pytest.mark.usefixtures("no_collector")
+@apart
 def test_a_mode_that_pytorch_was_about_to_put_back_does_not_come_back_later() -> None:
     model, x = Busy(), torch.ones(3, 5)
     run = functools.partial(trace, model, x)
@@ -82,3 +85,9 @@ def test_a_mode_that_pytorch_was_about_to_put_back_does_not_come_back_later() ->
         del err  # with its traceback go the contexts that were not left
         gc.collect()
         assert (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()) == (0, 0)
+
+
+def test_no_exception_is_left_behind_as_the_context_of_later_ones() -> None:
+    with pytest.raises(KeyError) as caught:
+        _ = {}[1]
+    assert caught.value.__context__ is None
