@@ -1,4 +1,4 @@
-"""In what order pointwise ops and convolutions lay out their results, from strides alone."""
+"""In what order ops lay out their results, from strides alone: pointwise ones, and some of channels last."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_flops.counting.calls import Call
 from pytest_flops.counting.op_results import New, contiguous
 
 
@@ -40,17 +41,55 @@ _CHANNELS_LAST = {
 """The dimensions from the innermost, by how many there are."""
 
 
-def convolved_like(result: Any, *operands: Tensor) -> Any:
-    """Return the results of a convolution, which are on meta, in the layout of its input and weight.
+_aten = torch.ops.aten
+_FOLLOWS = {
+    **dict.fromkeys(
+        (
+            _aten.conv2d.default,
+            _aten.conv2d.padding,
+            _aten.conv3d.default,
+            _aten.conv3d.padding,
+            _aten.conv_transpose2d.input,
+            _aten.conv_transpose3d.input,
+            _aten.convolution.default,
+        ),
+        slice(0, 2),
+    ),
+    _aten.convolution_backward.default: slice(1, 3),
+    **dict.fromkeys(
+        (
+            _aten.group_norm.default,
+            _aten.native_group_norm.default,
+            _aten.pad.default,
+            _aten.reflection_pad2d.default,
+            _aten.reflection_pad2d_backward.default,
+            _aten.replication_pad2d_backward.default,
+            _aten.replication_pad2d.default,
+            _aten.max_unpool2d.default,
+            _aten.pixel_shuffle.default,
+            _aten.channel_shuffle.default,
+            _aten.native_channel_shuffle.default,
+        ),
+        slice(0, 1),
+    ),
+}
+"""Ops whose kernels for meta leave all contiguous, and the arguments that decide where kernels of the CPU do
+not: of a convolution its input and weight (ATen/native/ConvUtils.h), of others the first."""
 
-    Kernels of CPU and CUDA give channels last where either is (ATen/native/ConvUtils.h); that for meta does
-    not know which of them it stands for, and leaves all contiguous.
-    """
+
+def as_kernels_lay_out(call: Call, result: Any) -> Any:
+    """Return the results of an op in channels last where kernels give them so: where what decides is."""
+    decisive = call.args[_FOLLOWS[call.func]] if call.func in _FOLLOWS else ()
+    return _channels_last(result) if any(map(_is_channels_last, decisive)) else result
+
+
+def _channels_last(result: Any) -> Any:
     if isinstance(result, (tuple, list)):
-        return type(result)(convolved_like(part, *operands) for part in result)
-    if result is None or result.ndim not in _CHANNELS_LAST or not any(map(_is_channels_last, operands)):
+        return type(result)(map(_channels_last, result))
+    if result is None or result.ndim not in _CHANNELS_LAST:
         return result
-    return result.contiguous(memory_format=_CHANNELS_LAST[result.ndim][1])
+    made = torch.empty_like(result, memory_format=_CHANNELS_LAST[result.ndim][1])
+    return result if result.stride() == made.stride() else made.copy_(result)
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

@@ -33,7 +33,7 @@ from pytest_flops.counting.calls import Call, tensors_in, traits_of
 from pytest_flops.counting.concrete import is_big, may_be_big
 from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out, layout_of
 from pytest_flops.counting.known_values import KnownValues
-from pytest_flops.counting.layouts import convolved_like
+from pytest_flops.counting.layouts import as_kernels_lay_out
 from pytest_flops.counting.live_memory import LiveMemory, keep_alive, storage_key
 from pytest_flops.counting.memo import Memo, Outcome
 from pytest_flops.counting.op_results import (
@@ -77,17 +77,6 @@ _HOLDING = {
 }
 """Composites that have a formula, and hold more than arguments and results: copies of arguments that are laid
 out otherwise than a kernel wants, scores. By the key of the kernel that takes them apart."""
-_CONVOLUTIONS = {
-    torch.ops.aten.conv2d.default: slice(0, 2),
-    torch.ops.aten.conv2d.padding: slice(0, 2),
-    torch.ops.aten.conv3d.default: slice(0, 2),
-    torch.ops.aten.conv3d.padding: slice(0, 2),
-    torch.ops.aten.conv_transpose2d.input: slice(0, 2),
-    torch.ops.aten.conv_transpose3d.input: slice(0, 2),
-    torch.ops.aten.convolution.default: slice(0, 2),
-    torch.ops.aten.convolution_backward.default: slice(1, 3),
-}
-"""Convolutions, and where their input and weight stand among the arguments."""
 _MOVES = {torch.ops.aten.to.dtype_layout, _TO_COPY}
 _ZERO = torch.ops.aten._efficientzerotensor.default
 
@@ -563,10 +552,7 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result
         if _may_hold(call):
             return self._weigh(call)
-        result = call.wanted(call())
-        if call.func in _CONVOLUTIONS and all(tensor.is_meta for tensor in call.tensors):
-            return convolved_like(result, *call.args[_CONVOLUTIONS[call.func]])
-        return result
+        return as_kernels_lay_out(call, call.wanted(call()))
 
     def _weigh(self, call: Call) -> Any:
         """Run an op over its decomposition, whose parts count for memory alone."""
