@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import _disable_current_modes  # private: noth
 from torch.utils._pytree import tree_leaves  # private, for want of a public one; see subject.py
 
 from pytest_flops.counting.calls import Call
+from pytest_flops.counting.costs import by_formula
 from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out, layout_of
 from pytest_flops.counting.live_memory import LiveMemory
 from pytest_flops.counting.op_results import meta_like
@@ -31,12 +32,10 @@ from pytest_flops.counting.places import remade
 from pytest_flops.counting.preserve import Untouched
 from pytest_flops.counting.process import take_plain_ways
 from pytest_flops.counting.recorder import Recorder, Share, Step
-from pytest_flops.counting.shapes import counted
 from pytest_flops.counting.subclasses import has_code
 from pytest_flops.counting.tally import Tally
 from pytest_flops.counting.traffic import addressed_bytes
 from pytest_flops.errors import TraceError
-from pytest_flops.formulas import formula_for
 from pytest_flops.metrics import Cost
 
 
@@ -209,12 +208,11 @@ class TrainingRecorder(Recorder):
         if fused:
             self._attentions.append(_Attention(first, _next_number(), _backward_traffic(result, inputs)))
             _hold_as_fused(memory, result, inputs, bytes_beside(*args, **kwargs), tally)
-        op = torch.ops.aten.scaled_dot_product_attention.default
-        formula = formula_for(op)
+        call = Call.of(torch.ops.aten.scaled_dot_product_attention.default, args, kwargs)
+        outcome = by_formula(call, result, addressed_bytes(result))
         assert tally is not None
-        assert formula is not None
-        cost = formula(*args, out=result, **kwargs)
-        tally.costs.append(counted(Call.of(op, args, kwargs), cost, addressed_bytes(result)).cost)
+        assert outcome is not None
+        tally.add(outcome)
         return result
 
     def _attention_of(self, number: int) -> _Attention | None:

@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_map_only  # private, for want of a public o
 from pytest_flops.counting.autocast import Autocast
 from pytest_flops.counting.calls import Call, tensors_in, traits_of
 from pytest_flops.counting.concrete import is_big, may_be_big
+from pytest_flops.counting.costs import by_formula
 from pytest_flops.counting.fused_attention import bytes_beside, is_fused, laid_out, layout_of
 from pytest_flops.counting.known_values import KnownValues
 from pytest_flops.counting.layouts import as_kernels_lay_out
@@ -55,9 +56,8 @@ from pytest_flops.counting.subclasses import hand_over, has_code
 from pytest_flops.counting.tally import Tally
 from pytest_flops.counting.traffic import new_bytes, with_traffic
 from pytest_flops.counting.unseen import ADDRESSES, Unwritten
-from pytest_flops.errors import FormulaError
 from pytest_flops.formulas import formula_for
-from pytest_flops.formulas.registry import is_others, needs_values
+from pytest_flops.formulas.registry import needs_values
 from pytest_flops.metrics import Cost
 from pytest_flops.results.report import KERNEL
 
@@ -308,17 +308,16 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _by_rule(self, call: Call) -> Outcome | None:
         """Return, and remember, the outcome of an op that need not run; None where it has to."""
-        formula = formula_for(call.func)
-        result: Result = None
-        if formula is not None and not traits_of(call.func).outs:
-            result = _moved(call) if call.func is _TO_COPY else result_by_rule(call)
-        if formula is None or result is None:
+        if formula_for(call.func) is None or traits_of(call.func).outs:
+            return None
+        result: Result = _moved(call) if call.func is _TO_COPY else result_by_rule(call)
+        if result is None:
             return None
         out = build(result, call.tensors, self._stand_in, _unborn)
-        cost = formula(*call.args, out=out, **call.kwargs)
-        if cost is NotImplemented:
+        outcome = by_formula(call, out, _new_bytes(result))
+        if outcome is None:
             return None
-        outcome = counted(call, cost, _new_bytes(result))._replace(result=result, written=call.written)
+        outcome = outcome._replace(result=result, written=call.written)
         if call.func is _ATTENTION:
             outcome = outcome._replace(workspace=bytes_beside(*call.args, **call.kwargs))
         memo.store(call.key, outcome)
@@ -527,14 +526,10 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _evaluate(self, call: Call) -> Any:
         """Run an op and add its cost to the open tally: by its formula, else over its decomposition."""
-        formula = formula_for(call.func)
-        if formula is not None:
+        if formula_for(call.func) is not None:
             result = self._run(call)
-            outs = traits_of(call.func).outs
-            kwargs = {name: value for name, value in call.kwargs.items() if name not in outs}
-            cost = formula(*call.args, out=result, **kwargs)
-            if cost is not NotImplemented:
-                self._add(counted(call, cost, new_bytes(call, result)))
+            if (outcome := by_formula(call, result)) is not None:
+                self._add(outcome)
                 return result
         with self:
             result = call.func.decompose(*call.args, **call.kwargs)
@@ -586,11 +581,8 @@ class ShapeMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _add(self, outcome: Outcome) -> None:
         tally = self.tally
         assert tally is not None
-        tally.costs.append(outcome.cost if self.memory.is_seen else outcome.cost.arithmetic)
-        if outcome.unsupported:
-            tally.note_unsupported(outcome.unsupported)
-        if outcome.by_others:
-            tally.note_by_others(outcome.by_others)
+        seen = self.memory.is_seen
+        tally.add(outcome if seen else outcome._replace(cost=outcome.cost.arithmetic))
 
 
 def _what_is_missing(func: OpOverload, failure: Exception) -> Exception:
@@ -633,19 +625,3 @@ def _new_bytes(result: Result) -> int:
 
 def _unborn(tensor: Tensor, nbytes: int) -> None:
     """Keep a tensor that only stands for a result out of the account."""
-
-
-def counted(call: Call, cost: Any, new: int) -> Outcome:
-    """Return the cost of an op that a formula gave, and what the op moves; so many bytes of it are new."""
-    found = checked(call.func, cost)
-    return found._replace(cost=with_traffic(call, found.cost, new))
-
-
-def checked(func: OpOverload, cost: Any) -> Outcome:
-    """Return the cost that a formula gave as an outcome; raise FormulaError for what is none."""
-    found = cost if isinstance(cost, Cost) else Cost(cost)
-    if not all(isinstance(number, int) and number >= 0 for number in found):
-        raise FormulaError(
-            f"The formula of {func} returned {cost!r}: it must return an int, or a Cost of ints."
-        )
-    return Outcome(None, found, None, by_others={str(func): 1} if is_others(func) else None)

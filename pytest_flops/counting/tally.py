@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from pytest_flops.counting.live_memory import LiveMemory
+from pytest_flops.counting.memo import Outcome
 from pytest_flops.metrics import Cost
 
 
 class Tally:
     """The costs of some ops, added up once at the end; the most bytes alive; ops without an answer.
 
-    Of ops that a formula answers which torch's own counter was given, `by_others` has the calls.
+    Of ops that a formula answers which is not this package's (a user's, or one that torch's own counter was
+    given), `by_others` has the calls.
     """
 
     __slots__ = ("by_others", "costs", "peak", "unsupported")
@@ -28,12 +30,20 @@ class Tally:
         """The sum of all costs."""
         return Cost.total(self.costs)
 
+    def add(self, found: Outcome | Tally) -> None:
+        """Add what one op, or the parts of one, came to; the peak is its caller's affair."""
+        self.costs.append(found.cost)
+        if found.unsupported:
+            self.note_unsupported(found.unsupported)
+        if found.by_others:
+            self.note_by_others(found.by_others)
+
     def note_unsupported(self, calls: Mapping[str, int]) -> None:
         """Note calls of ops that have no answer, by the name of the op."""
         self.unsupported = added_up([*(self.unsupported or {}).items(), *calls.items()])
 
     def note_by_others(self, calls: Mapping[str, int]) -> None:
-        """Note calls of ops that a formula of torch's own counter answered, by the name of the op."""
+        """Note calls of ops that a formula of others answered, by the name of the op."""
         self.by_others = added_up([*(self.by_others or {}).items(), *calls.items()])
 
 

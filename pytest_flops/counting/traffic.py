@@ -181,22 +181,19 @@ def memory_traffic(call: Call, new: int) -> int:
     if not (new or mutated or habits.reads_values):
         return 0
     arguments = {id(tensor): tensor for tensor in call.tensors}
-    first = id(call.tensors[0]) if call.tensors else 0
+    unread = {id(call.kwargs.get(name)) for name in traits.outs}
     if habits.overwrites:
-        arguments = _without(arguments, mutated)
-    elif traits.outs:
-        arguments = _without(arguments, {id(call.kwargs.get(name)): None for name in traits.outs})
+        unread.update(mutated)
+    first = id(call.tensors[0]) if call.tensors else 0
     if habits.reads_shape:
-        arguments = _without(arguments, [first])
+        unread.add(first)
     access = _Access(0, 0)
     if habits.first is not None and call.args and call.args[0] is call.tensors[0]:
         access = habits.first(call, new)
-        arguments, mutated = _without(arguments, [first]), _without(mutated, [first])
-    return new + sum(access) + _addressed(arguments.values()) + _addressed(mutated.values())
-
-
-def _without(tensors: dict[int, Tensor], ids: Iterable[int]) -> dict[int, Tensor]:
-    return {key: tensor for key, tensor in tensors.items() if key not in ids}
+        unread.add(first)
+        mutated.pop(first, None)
+    read = _addressed(tensor for key, tensor in arguments.items() if key not in unread)
+    return new + sum(access) + read + _addressed(mutated.values())
 
 
 def new_bytes(call: Call, result: Any) -> int:
@@ -208,12 +205,13 @@ def new_bytes(call: Call, result: Any) -> int:
         made.pop(id(tensor), None)
     if not made:
         return 0
-    shares, keys = _habits_of(call.func).shares, {*map(storage_key, call.tensors)} - {0}
-    return _addressed(
-        tensor
-        for tensor in made.values()
-        if (storage_key(tensor) not in keys if storage_key(tensor) and keys else not shares)
-    )
+    keys = {*map(storage_key, call.tensors)} - {0}
+
+    def is_view(tensor: Tensor) -> bool:
+        key = storage_key(tensor)
+        return key in keys if key and keys else _habits_of(call.func).shares
+
+    return _addressed(tensor for tensor in made.values() if not is_view(tensor))
 
 
 def _returns_more_than_it_makes(call: Call) -> bool:

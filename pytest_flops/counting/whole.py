@@ -20,13 +20,11 @@ from torch._C import DispatchKey  # what `has_kernel_for_dispatch_key` takes; to
 from torch._ops import OpOverload  # the type of `torch.ops.aten.add.Tensor`; torch publishes no alias
 from torch.autograd import forward_ad
 
-from pytest_flops.counting.calls import Call, traits_of
+from pytest_flops.counting.calls import Call
+from pytest_flops.counting.costs import by_formula
 from pytest_flops.counting.recorder import Recorder
-from pytest_flops.counting.shapes import counted
 from pytest_flops.counting.tally import Tally
-from pytest_flops.counting.traffic import new_bytes
 from pytest_flops.errors import FormulaError
-from pytest_flops.formulas import formula_for
 from pytest_flops.formulas.composites import different_in_parts, with_any_formula, with_users_formula
 
 _BACKENDS = ["CPU", "CUDA", "Meta", *(["MPS"] if torch.backends.mps.is_built() else [])]
@@ -122,7 +120,7 @@ class _Composite:
             result = self._take_apart(args, kwargs)
         finally:
             meter.tally = outer
-        self._count(tally, parts, result, args, kwargs)
+        tally.add(by_formula(Call.of(self.func, args, kwargs), result) or parts)
         return result
 
     def report(self, *args: Any, **kwargs: Any) -> Any:
@@ -135,19 +133,3 @@ class _Composite:
     def _take_apart(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # Private: `decompose` may take another way, which PyTorch's compiler has in Python
         return self.func._op_dk(DispatchKey.CompositeImplicitAutograd, *args, **kwargs)
-
-    def _count(
-        self, tally: Tally, parts: Tally, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        formula = formula_for(self.func)
-        assert formula is not None
-        outs = traits_of(self.func).outs
-        inputs = {name: value for name, value in kwargs.items() if name not in outs}
-        cost = formula(*args, out=result, **inputs)
-        call = Call.of(self.func, args, kwargs)
-        counted_whole = parts if cost is NotImplemented else counted(call, cost, new_bytes(call, result))
-        tally.costs.append(counted_whole.cost)
-        if counted_whole.unsupported:
-            tally.note_unsupported(counted_whole.unsupported)
-        if counted_whole.by_others:
-            tally.note_by_others(counted_whole.by_others)

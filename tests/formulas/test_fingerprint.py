@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pytest_flops import register_flop_formula, trace
+from pytest_flops.formulas.registry import registrations_undone
 from tests.runs import load_torch
 
 load_torch()
@@ -69,3 +75,24 @@ def test_an_edited_formula_is_named_and_a_comment_is_no_edit(pytester):
 
     run(pytester, "return 2 * out.numel()", 3, "--flops-update").assert_outcomes(passed=2)
     run(pytester, "return 2 * out.numel()", 3, "--flops-strict").assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(
+    ("op", "named", "function"),
+    [
+        ("aten::linear", "aten.linear.default", lambda x: F.linear(x[0], x[1])),
+        ("aten::scaled_dot_product_attention", "aten.scaled_dot_product_attention.default",
+         lambda x: F.scaled_dot_product_attention(x, x, x)),
+        ("aten::mul", "aten.mul_.Tensor", lambda x: x.clone().mul_(x)),
+        ("aten::mul.Tensor", "aten.mul.Tensor", lambda x: x * x),
+    ],
+)  # fmt: skip
+def test_whatever_way_a_formula_is_asked_it_leaves_its_mark(op, named, function, backward):
+    with registrations_undone():
+        register_flop_formula(op, override=True)(lambda *_, out, **__: 7)
+        x = torch.randn(2, 4, 4, requires_grad=True)
+        marks = trace(function, x, train=backward, backward=backward).own_formulas
+        assert named in marks
+        assert all(len(mark) == 8 for mark in marks.values())
+    assert trace(function, x, train=backward, backward=backward).own_formulas == {}
