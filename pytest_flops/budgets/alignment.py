@@ -29,6 +29,11 @@ class Alignment:
     """The paths of modules that are there no more, likewise."""
 
     @property
+    def paths(self) -> dict[str, str]:
+        """The path that a module has, by the path that it had."""
+        return {was: now for now, was in self.origin.items()}
+
+    @property
     def renamed(self) -> tuple[_Pair, ...]:
         """Modules that go by another name, (was, now), less those in which only a module around them does."""
         return tuple(

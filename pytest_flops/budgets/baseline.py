@@ -11,14 +11,17 @@ from typing import NamedTuple
 
 from pytest_flops.metrics import ADDITIVE, Cost
 from pytest_flops.results.measured import Measured
-from pytest_flops.results.report import Report, base_name, enclosing
+from pytest_flops.results.report import Report, around, base_name
 
 Costs = Mapping[str, int]
 """Amounts by the name of an additive metric; what is not there is 0."""
 
 
 class Function(NamedTuple):
-    """Functional work by place: the path of the module whose code does it, and the function's name."""
+    """Work by place: the path of the module whose code does it, and the name of the function that it calls.
+
+    Without a name it is what the module does and holds itself.
+    """
 
     module: str
     name: str
@@ -136,8 +139,8 @@ def in_terms_of(now: Baseline, was: Baseline, leaves: Iterable[str]) -> Baseline
 
     `leaves` are the paths of leaf modules that have modules inside.
     """
-    around = {path for module in was.modules for path in list(enclosing(module))[1:]}
-    closed = tuple(f"{path}." for path in leaves if path in was.modules and path not in around)
+    outer = {path for module in was.modules for path in around(module)}
+    closed = tuple(f"{path}." for path in leaves if path in was.modules and path not in outer)
     if was.has_types or not closed:
         return now
     modules = {path: module for path, module in now.modules.items() if not path.startswith(closed)}
@@ -152,28 +155,17 @@ def in_terms_of(now: Baseline, was: Baseline, leaves: Iterable[str]) -> Baseline
 def parents(paths: Iterable[str]) -> dict[str, str]:
     """Return the module around each module but the model: "a" need not be one where one is called "a.b"."""
     known = set(paths)
-    return {
-        path: next((around for around in list(enclosing(path))[1:] if around in known), "")
-        for path in known
-        if path
-    }
+    return {path: next((outer for outer in around(path) if outer in known), "") for path in known if path}
 
 
-class Place(NamedTuple):
-    """Where work is done: by a function that a module calls, or, where that is "", by the module itself."""
-
-    module: str
-    function: str
-
-
-def own_costs(baseline: Baseline) -> dict[Place, dict[str, int]]:
+def own_costs(baseline: Baseline) -> dict[Function, dict[str, int]]:
     """Return what each place does itself: a module less the modules inside it and the functions it calls."""
-    own = {Place(path, ""): dict(module.costs) for path, module in baseline.modules.items()}
+    own = {Function(path, ""): dict(module.costs) for path, module in baseline.modules.items()}
     for path, parent in parents(baseline.modules).items():
-        _subtract(own[Place(parent, "")], baseline.modules[path].costs)
+        _subtract(own[Function(parent, "")], baseline.modules[path].costs)
     for function, costs in baseline.functions.items():
-        own[Place(*function)] = dict(costs)
-        if (module := Place(function.module, "")) in own:
+        own[function] = dict(costs)
+        if (module := Function(function.module, "")) in own:
             _subtract(own[module], costs)
     return own
 

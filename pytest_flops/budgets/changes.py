@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from pytest_flops.budgets.alignment import Alignment, align, by_path
-from pytest_flops.budgets.baseline import Baseline, Costs, Peak, own_costs
-from pytest_flops.budgets.baseline import Place as Key
+from pytest_flops.budgets.baseline import Baseline, Costs, Function, Peak, own_costs
 from pytest_flops.budgets.finding import Finding, comparison_of, judge
 from pytest_flops.metrics import ADDITIVE, METRICS, Metric
 
@@ -139,7 +138,7 @@ def _peaks(now: Baseline, was: Baseline, aligned: Alignment) -> tuple[Peak, Peak
     if not was.peak.owners:
         return None
     paths = {path: f"{path} (gone)" for path in was.peak.owners if path in now.modules}
-    paths |= {before: path for path, before in aligned.origin.items()}
+    paths |= aligned.paths
     return replace(was.peak, owners={paths.get(p, p): n for p, n in was.peak.owners.items()}), now.peak
 
 
@@ -195,16 +194,18 @@ def _module_changes(
 
 
 def _place_changes(now: Baseline, was: Baseline, aligned: Alignment) -> Iterator[PlaceChange]:
-    names = [metric.name for metric in _compared(now, was)]
-    own_now, own_was = own_costs(now), own_costs(was)
-    origin = dict(aligned.origin)
-    before = {Key(path, key.function): own_was[key] for key, path in _moved_to(own_was, origin)}
-    after = {key: costs for key, costs in own_now.items() if key.module in origin}
-    for key in {**before, **after}:
-        old, new = (_picked(costs.get(key), names) for costs in (before, after))
+    names, paths = [metric.name for metric in _compared(now, was)], aligned.paths
+    before = {
+        Function(paths[place.module], place.name): costs
+        for place, costs in own_costs(was).items()
+        if place.module in paths
+    }
+    after = {place: costs for place, costs in own_costs(now).items() if place.module in aligned.origin}
+    for place in {**before, **after}:
+        old, new = (_picked(costs.get(place), names) for costs in (before, after))
         if old != new:
-            kind = now.modules[key.module].type if key.module in now.modules else ""
-            yield PlaceChange(key.module, key.function, kind, _or_none(old), _or_none(new))
+            kind = now.modules[place.module].type if place.module in now.modules else ""
+            yield PlaceChange(*place, kind, old or None, new or None)
     for path in aligned.gone:
         if gone := _picked(was.modules[path].costs, names):
             yield PlaceChange(path, "", was.modules[path].type, gone, None)
@@ -213,17 +214,5 @@ def _place_changes(now: Baseline, was: Baseline, aligned: Alignment) -> Iterator
             yield PlaceChange(path, "", now.modules[path].type, None, new)
 
 
-def _moved_to(own: Mapping[Key, object], origin: Mapping[str, str]) -> Iterator[tuple[Key, str]]:
-    """Yield the places of a baseline with the paths that their modules have now."""
-    paths = {was: now for now, was in origin.items()}
-    for key in own:
-        if key.module in paths:
-            yield key, paths[key.module]
-
-
 def _picked(costs: Costs | None, names: list[str]) -> dict[str, int]:
     return {name: costs[name] for name in names if costs and costs.get(name)}
-
-
-def _or_none(costs: dict[str, int]) -> Costs | None:
-    return costs or None

@@ -12,14 +12,14 @@ from pytest_flops.budgets.finding import Finding, tolerated
 from pytest_flops.budgets.verdict import Excess, Unmatched, Verdict
 from pytest_flops.metrics import COUNTED, Metric
 from pytest_flops.reporting.limits import NOT_WRITTEN, RAISE_IT, bounded
-from pytest_flops.reporting.places import in_order, label, pattern_of, renames, where
+from pytest_flops.reporting.places import alike, in_order, label, renames, times, where
 from pytest_flops.reporting.tables import change_tables
 from pytest_flops.results.report import (
     Node,
     Report,
+    around,
     calls,
     costs,
-    enclosing,
     headline,
     operators_and_unseen,
     place_name,
@@ -153,18 +153,15 @@ def _leading(verdict: Verdict, decisive: Callable[[Finding | ModuleChange], bool
             for change in verdict.changes.modules
             if change.metric is metric and decisive(change)
         }
-        around = {outer for path in modules for outer in list(enclosing(path))[1:]}
-        yield from _alike([modules[path] for path in modules if path not in around])[:_MODULE_LINES]
+        outer = {each for path in modules for each in around(path)}
+        yield from _alike([modules[path] for path in modules if path not in outer])[:_MODULE_LINES]
 
 
 def _alike(changes: list[ModuleChange]) -> list[_Leading]:
     """Return changes of modules, those together that differ by numbers in their paths only."""
-    found: dict[tuple[object, ...], list[ModuleChange]] = {}
-    for change in changes:
-        found.setdefault((pattern_of(change.path), change.was, change.now), []).append(change)
     return [
         _Leading(its[0].metric, its[0].was, its[0].now, label([each.path for each in its]), len(its))
-        for its in found.values()
+        for its in alike(changes, lambda change: change.path, lambda change: (change.was, change.now))
     ]
 
 
@@ -176,9 +173,9 @@ def _bound(name: str, leading: _Leading, budget: Budget, bound: str, limit: int)
     rtol = _rtol(leading, budget)
     source = "baseline" if limit == leading.was else f"baseline {leading.was:,}, rtol {rtol}"
     source += ", strict" if bound == "at least" else ""
-    times = f" x{leading.times}, each" if leading.times > 1 else ""
-    subject = f"{name} {leading.path}".rstrip()
-    return f"{subject}{times}: {bounded(bound, limit, leading.metric, source, leading.now, leading.was)}"
+    subject = times(f"{name} {leading.path}".rstrip(), leading.times)
+    each = ", each" if leading.times > 1 else ""
+    return f"{subject}{each}: {bounded(bound, limit, leading.metric, source, leading.now, leading.was)}"
 
 
 # Places -----------------------------------------------------------------------------------------------------

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from pytest_flops.budgets.baseline import Place
+from pytest_flops.budgets.baseline import Function
 from pytest_flops.budgets.changes import Changes, PlaceChange
 from pytest_flops.budgets.verdict import Verdict
 from pytest_flops.metrics import METRICS, Metric
-from pytest_flops.results.report import Report, base_name, place_name
+from pytest_flops.results.report import Node, Report, base_name, place_name
 from pytest_flops.units import percent, plural
 
+Item = TypeVar("Item")
 _OPS = METRICS["ops"]
 BY_IMPORTANCE = [
     METRICS[name] for name in ("flops", "memory_traffic", "params", "ops", "parameter_memory", "macs")
@@ -37,18 +38,18 @@ class Group(NamedTuple):
         return sum(place.delta(metric) for place in self.places)
 
     def __str__(self) -> str:
-        times = f" x{len(self.places)}" if len(self.places) > 1 else ""
         what = f": {self.first.function}" if self.first.function else ""
-        return f"{place_name(self.label)}{times}{what}"
+        return f"{times(place_name(self.label), len(self.places))}{what}"
 
 
 def grouped(places: Iterable[PlaceChange], metrics: Sequence[Metric]) -> list[Group]:
     """Return places in groups of the same change of some metrics, in the order of the first of each."""
-    found: dict[tuple[object, ...], list[PlaceChange]] = {}
-    for place in places:
-        key = (pattern_of(place.module), place.function, place.type, _amounts(place, metrics))
-        found.setdefault(key, []).append(place)
-    return [Group(label([place.module for place in group]), tuple(group)) for group in found.values()]
+    found = alike(
+        places,
+        lambda place: place.module,
+        lambda place: (place.function, place.type, _amounts(place, metrics)),
+    )
+    return [Group(label([place.module for place in group]), tuple(group)) for group in found]
 
 
 def culprits(changes: Changes, metric: Metric, *, rising: bool = True) -> list[Group]:
@@ -65,9 +66,23 @@ def _amounts(place: PlaceChange, metrics: Sequence[Metric]) -> tuple[object, ...
     )
 
 
-def pattern_of(path: str) -> str:
-    """Return what layers of a list have in common: "layers.#.mlp"."""
+def alike(
+    items: Iterable[Item], path_of: Callable[[Item], str], key_of: Callable[[Item], object]
+) -> list[list[Item]]:
+    """Return items in groups of the same key whose paths differ by nothing but numbers."""
+    found: dict[tuple[object, ...], list[Item]] = {}
+    for item in items:
+        found.setdefault((_pattern(path_of(item)), key_of(item)), []).append(item)
+    return list(found.values())
+
+
+def _pattern(path: str) -> str:
     return ".".join("#" if name.isdecimal() else name for name in path.split("."))
+
+
+def times(name: str, number: int) -> str:
+    """Return a name, and how many have it if several do: "layers.[0-79] x80"."""
+    return f"{name} x{number}" if number > 1 else name
 
 
 def label(paths: Sequence[str]) -> str:
@@ -125,7 +140,7 @@ def culprit(verdict: Verdict) -> str:
     return f"{grown[0].metric.title}" if grown else ""
 
 
-def where(changes: Changes, metric: Metric, order: Iterable[Place] = (), *, rising: bool = True) -> str:
+def where(changes: Changes, metric: Metric, order: Iterable[Function] = (), *, rising: bool = True) -> str:
     """Return where a cost grew (or shrank) most, and in how many more places; "" where no place is known.
 
     With the `order` of the run it also says from where on: what comes later may only inherit another size.
@@ -136,7 +151,7 @@ def where(changes: Changes, metric: Metric, order: Iterable[Place] = (), *, risi
     text = f", in {_named(groups[0])}"
     if len(groups) == 1:
         return text
-    at = {Place(place.module, place.function): group for group in groups for place in group.places}
+    at = {Function(place.module, place.function): group for group in groups for place in group.places}
     first = next((at[place] for place in order if place in at), groups[0])
     since = f", from {first} on" if first is not groups[0] else ""
     return f"{text} and {plural(len(groups) - 1, 'more place')}{since}"
@@ -149,10 +164,14 @@ def _named(group: Group) -> str:
     return f"{group} ({state} {place.type})" if state and not place.function else str(group)
 
 
-def in_order(report: Report) -> Iterator[Place]:
+def in_order(report: Report) -> Iterator[Function]:
     """Yield the places where a model works, in the order of its run."""
-    for node in report.nodes:
-        yield Place(node.module, "" if node.op == "call_module" else base_name(node.name))
+    return map(place_of, report.nodes)
+
+
+def place_of(node: Node) -> Function:
+    """Return where a node works."""
+    return Function(node.module, "" if node.op == "call_module" else base_name(node.name))
 
 
 # What moved -------------------------------------------------------------------------------------------------
@@ -171,7 +190,7 @@ def moves(changes: Changes) -> str:
 def _counted(names: list[str]) -> str:
     most = 5
     counts = [(name, names.count(name)) for name in dict.fromkeys(names)]
-    shown = [name if times == 1 else f"{name} x{times}" for name, times in counts[:most]]
+    shown = [times(name, number) for name, number in counts[:most]]
     return ", ".join([*shown, *([f"{len(counts) - most} more"] if len(counts) > most else [])])
 
 

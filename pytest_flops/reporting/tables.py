@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
+from typing import NamedTuple
 
 from pytest_flops.budgets.baseline import Peak
 from pytest_flops.budgets.changes import Changes
 from pytest_flops.budgets.verdict import Verdict
 from pytest_flops.metrics import METRICS, Metric
-from pytest_flops.reporting.places import BY_IMPORTANCE, Group, change_of, grouped, label, pattern_of
+from pytest_flops.reporting.places import (
+    BY_IMPORTANCE,
+    Group,
+    alike,
+    change_of,
+    grouped,
+    label,
+    place_of,
+    times,
+)
 from pytest_flops.results.columns import Column, Table
-from pytest_flops.results.report import Node, Report, base_name, node_rows, place_name, total_lines
+from pytest_flops.results.report import Report, node_rows, place_name, total_lines
 from pytest_flops.units import percent, plural
 
 _CHANGED_ROWS = 10
@@ -73,7 +84,7 @@ def place_changes(changes: Changes, report: Report, metrics: Sequence[Metric]) -
     )
     rows = [
         (
-            f"{group.label}{f' x{len(group.places)}' if len(group.places) > 1 else ''}",
+            times(group.label, len(group.places)),
             group.first.function or group.first.type,
             _nodes_of(group, report),
             *(change_of(group, metric) for metric in metrics),
@@ -95,36 +106,38 @@ def shown_metrics(verdict: Verdict) -> list[Metric]:
 def _nodes_of(group: Group, report: Report) -> str:
     """Return the names of the nodes where the first place of a group is now."""
     place = group.first
-    names = [node.name for node in report.nodes if place.now is not None and _is_at(node, group)]
+    at = place.module, place.function
+    names = [node.name for node in report.nodes if place.now is not None and place_of(node) == at]
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} ... {names[-1]} ({len(names)})"
-
-
-def _is_at(node: Node, group: Group) -> bool:
-    place = group.first
-    if node.op == "call_module":
-        return not place.function and node.module == place.module
-    return bool(place.function) and (node.module, base_name(node.name)) == (place.module, place.function)
 
 
 # Peak memory ------------------------------------------------------------------------------------------------
 
 
+class _Owner(NamedTuple):
+    """What is alive at the peak of what a module made."""
+
+    path: str
+    was: int
+    now: int
+
+    @property
+    def change(self) -> int:
+        return self.now - self.was
+
+
 def owner_changes(peaks: tuple[Peak, Peak], report: Report) -> Table:
     """Return what was and is alive at the peak by the module that made it, where that changed."""
     was, now = (peak.owners for peak in peaks)
-    found: dict[tuple[str, int, int], list[str]] = {}
-    for path in {**now, **was}:
-        if was.get(path, 0) != now.get(path, 0):
-            found.setdefault((pattern_of(path), was.get(path, 0), now.get(path, 0)), []).append(path)
+    owners = [_Owner(path, was.get(path, 0), now.get(path, 0)) for path in {**now, **was}]
+    groups = alike([owner for owner in owners if owner.change], attrgetter("path"), attrgetter("was", "now"))
     rows = [
         (
-            f"{label(paths)}{f' x{len(paths)}' if len(paths) > 1 else ''}",
-            report.module_types.get(paths[0], "-"),
-            f"{before:,} -> {after:,} ({percent(before, after)})",
+            times(label([owner.path for owner in group]), len(group)),
+            report.module_types.get(group[0].path, "-"),
+            f"{group[0].was:,} -> {group[0].now:,} ({percent(group[0].was, group[0].now)})",
         )
-        for (_, before, after), paths in sorted(
-            found.items(), key=lambda item: -abs(item[0][2] - item[0][1]) * len(item[1])
-        )
+        for group in sorted(groups, key=lambda group: -abs(group[0].change) * len(group))
     ]
     return Table(_OWNER_COLUMNS, tuple(rows), noun="more module")
 

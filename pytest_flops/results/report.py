@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import islice
 from typing import Any, Literal
 
 from pytest_flops.metrics import COUNTED, METRICS, Cost, Held, Metric
@@ -418,6 +419,11 @@ def enclosing(path: str) -> Iterator[str]:
         yield path
         path = path.rpartition(".")[0]
     yield ""
+
+
+def around(path: str) -> Iterator[str]:
+    """Yield the paths of the modules around one, innermost first, "" last; none around the model."""
+    return islice(enclosing(path), 1, None)
 
 
 def base_name(node_name: str) -> str:
