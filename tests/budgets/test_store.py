@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_flops.budgets import paths, store
+from pytest_flops.budgets import entries, paths
 from pytest_flops.budgets.baseline import Function, Module, snapshot
 from pytest_flops.budgets.paths import baseline_path, portable
 from pytest_flops.budgets.store import Place, load, owner, parse, save
@@ -547,7 +547,7 @@ def test_file_with_a_wrong_entry_is_refused(place, saved, keys, value, message):
 def test_a_digest_that_fits_makes_nothing_right(place, saved, keys, value, message):
     model = saved["models"]["Net"]
     spoil(model, keys, value)
-    model["digest"] = store._digest(model)
+    model["digest"] = entries.digest_of(model)
     place.path.write_text(json.dumps(saved))
     assert refusal(place) == f"net.json {message}"
 
