@@ -10,7 +10,7 @@ from pytest_flops.budgets.baseline import Function
 from pytest_flops.budgets.changes import Changes, PlaceChange
 from pytest_flops.budgets.verdict import Verdict
 from pytest_flops.metrics import METRICS, Metric
-from pytest_flops.results.report import Node, Report, base_name, place_name
+from pytest_flops.results.report import Node, Report, base_name, enclosing, place_name
 from pytest_flops.units import percent, plural
 
 Item = TypeVar("Item")
@@ -151,10 +151,27 @@ def where(changes: Changes, metric: Metric, order: Iterable[Function] = (), *, r
     text = f", in {_named(groups[0])}"
     if len(groups) == 1:
         return text
-    at = {Function(place.module, place.function): group for group in groups for place in group.places}
-    first = next((at[place] for place in order if place in at), groups[0])
+    at = {(place.module, place.function): group for group in groups for place in group.places}
+    whole = {module: group for (module, _), group in at.items() if _is_whole(group.first)}
+
+    def group_at(place: Function) -> Group | None:
+        around_it = (whole[module] for module in enclosing(place.module) if module in whole)
+        return at.get(place) or next(around_it, None)
+
+    first = next(filter(None, map(group_at, order)), groups[0])
     since = f", from {first} on" if first is not groups[0] else ""
     return f"{text} and {plural(len(groups) - 1, 'more place')}{since}"
+
+
+def _is_whole(place: PlaceChange) -> bool:
+    """Tell whether a place is a module that is new, with all that is inside."""
+    return place.was is None and not place.function
+
+
+def is_at(node: Node, place: PlaceChange) -> bool:
+    """Tell whether a node works at a place as it is now."""
+    inside = _is_whole(place) and place.module in enclosing(node.module)
+    return place.now is not None and (inside or place_of(node) == (place.module, place.function))
 
 
 def _named(group: Group) -> str:

@@ -10,16 +10,7 @@ from pytest_flops.budgets.baseline import Peak
 from pytest_flops.budgets.changes import Changes
 from pytest_flops.budgets.verdict import Verdict
 from pytest_flops.metrics import METRICS, Metric
-from pytest_flops.reporting.places import (
-    BY_IMPORTANCE,
-    Group,
-    alike,
-    change_of,
-    grouped,
-    label,
-    place_of,
-    times,
-)
+from pytest_flops.reporting.places import BY_IMPORTANCE, Group, alike, change_of, grouped, is_at, label, times
 from pytest_flops.results.columns import Column, Table
 from pytest_flops.results.report import Report, node_rows, place_name, total_lines
 from pytest_flops.units import percent, plural
@@ -105,9 +96,7 @@ def shown_metrics(verdict: Verdict) -> list[Metric]:
 
 def _nodes_of(group: Group, report: Report) -> str:
     """Return the names of the nodes where the first place of a group is now."""
-    place = group.first
-    at = place.module, place.function
-    names = [node.name for node in report.nodes if place.now is not None and place_of(node) == at]
+    names = [node.name for node in report.nodes if is_at(node, group.first)]
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} ... {names[-1]} ({len(names)})"
 
 

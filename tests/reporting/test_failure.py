@@ -291,6 +291,20 @@ def test_what_changed_first_is_named_where_it_is_not_what_changed_most():
     )
 
 
+def test_a_new_module_stands_for_all_that_is_inside():
+    def report(*blocks):
+        paths = [f"seq.{i}.{name}" for i in blocks for name in ("conv", "norm")] + ["fc"]
+        nodes = [node(path.replace(".", "_"), "call_module", path, path, "Leaf", 10, 5) for path in paths]
+        types = {"": "Net", "seq": "Sequential"} | {f"seq.{i}": "Block" for i in blocks}
+        return make_report(nodes=tuple(nodes), module_types=types | dict.fromkeys(paths, "Leaf"))
+
+    now = with_costs(report(0, 1), {"fc": 12})
+    lines = text(now, report(0)).splitlines()
+    assert lines[0].endswith("+22 (+73.33%), in seq.1 (new Block) and 1 more place"), "it is the first, too"
+    assert lines[5].split() == ["seq.1", "Block", "seq_1_conv,", "seq_1_norm", "0", "->", "20", "(new)",
+                                "0", "->", "10", "(new)"]  # fmt: skip
+
+
 def test_modules_that_grew_alike_while_the_total_did_not_share_a_line():
     nodes = [node(f"n{i}", "call_module", f"seq.{i}", f"seq.{i}", "Linear", 10, 5) for i in range(4)]
     nodes.append(node("fc", "call_module", "fc", "fc", "Linear", 100, 5))
