@@ -13,11 +13,12 @@ import functools
 import gc
 import random
 import sys
+import types
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy
@@ -29,6 +30,7 @@ from torch.nn.modules import module as module_code
 from torch.overrides import TorchFunctionMode
 
 from pytest_flops import trace
+from tests.settings import setting
 
 
 class Interrupted(BaseException):
@@ -118,15 +120,27 @@ def apart(test: Callable[..., None]) -> Callable[..., None]:
     return on_a_thread
 
 
-@contextmanager
-def traced_by(function: Callable[..., Any]) -> Iterator[None]:
+def traced_by(function: Callable[..., Any]) -> AbstractContextManager[None]:
     """Let the interpreter call a function at every line; afterwards who was called before."""
-    before = sys.gettrace()
-    sys.settrace(function)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
+    return setting(sys.gettrace, sys.settrace, function)
+
+
+def lines_where(
+    run: Callable[[], object], wanted: Callable[[types.FrameType], bool]
+) -> tuple[list[int], int]:
+    """Return the numbers of the lines that a function runs in frames that are wanted, and of how many."""
+    count, found = 0, []
+
+    def at_line(frame: types.FrameType, event: str, arg: Any) -> Any:
+        nonlocal count
+        if event == "line":
+            found.extend([count] if wanted(frame) else [])
+            count += 1
+        return at_line
+
+    with traced_by(at_line):
+        run()
+    return found, count
 
 
 def broken_off(run: Callable[[], object], moment: int) -> BaseException | None:
@@ -153,17 +167,7 @@ def broken_off(run: Callable[[], object], moment: int) -> BaseException | None:
 
 def moments_of(run: Callable[[], object], number: int, seed: int) -> list[int]:
     """Return numbers of lines that a function runs: half of them anywhere, half before or after `forward`."""
-    count, inside = 0, []
-
-    def at_line(frame: Any, event: str, arg: Any) -> Any:
-        nonlocal count
-        count += event == "line"
-        if frame.f_code is Busy.forward.__code__:
-            inside.append(count)
-        return at_line
-
-    with traced_by(at_line):
-        run()
+    inside, count = lines_where(run, lambda frame: frame.f_code is Busy.forward.__code__)
     around = [*range(inside[0]), *range(inside[-1], count)]
     draw = random.Random(seed)
     return sorted(draw.choices(range(count), k=number // 2) + draw.choices(around, k=number - number // 2))

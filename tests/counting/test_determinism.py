@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pytest_flops import Report, trace
-from tests.settings import default_dtype, threads
+from tests.settings import default_dtype, deterministic, fast_path, precision, threads
 
 # -- the same model, counted under everything that changes what PyTorch runs --------------------------------
 
@@ -47,35 +47,6 @@ def mixed() -> nn.Module:
 
 def image() -> Tensor:
     return torch.zeros(2, 3, 10, 12)
-
-
-@contextmanager
-def fast_path(enabled: bool) -> Iterator[None]:
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(enabled)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextmanager
-def precision(of_products: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(of_products)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@contextmanager
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 @contextmanager

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import types
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
 
 from pytest_flops import trace
-from tests.interrupts import WAYS, Busy, apart, broken_off, damage, traced_by
+from tests.interrupts import WAYS, Busy, apart, broken_off, damage, lines_where
 
 
 # What is raised while Python drops a tensor cannot be: Python says so, and goes on.
@@ -38,18 +38,8 @@ def test_inference_mode_within_inference_mode_is_left_first() -> None:
     model, x = Busy(), torch.ones(3, 5)
     run = functools.partial(trace, model, x)
     run()
-    entering: list[int] = []
-    count = 0
-
-    def at_line(frame: Any, event: str, arg: Any) -> Any:
-        nonlocal count
-        count += event == "line"
-        if event == "line" and frame.f_code is torch.inference_mode.__enter__.__code__:
-            entering.append(count - 1)
-        return at_line
-
-    with traced_by(at_line):
-        run()
+    code = torch.inference_mode.__enter__.__code__
+    entering, _ = lines_where(run, lambda frame: frame.f_code is code)
     for moment in (
         line + shift for line in entering for shift in range(-3, 4)
     ):  # runs differ by a line or two
@@ -64,20 +54,13 @@ def test_a_mode_that_pytorch_was_about_to_put_back_does_not_come_back_later() ->
     model, x = Busy(), torch.ones(3, 5)
     run = functools.partial(trace, model, x)
     run()
-    leaving: list[int] = []
     exit_code = contextlib._GeneratorContextManager.__exit__.__code__
-    count = 0
 
-    def at_line(frame: Any, event: str, arg: Any) -> Any:
-        nonlocal count
-        count += event == "line"
-        if event == "line" and frame.f_code is exit_code and "self" in frame.f_locals:
-            name = frame.f_locals["self"].gen.gi_code.co_name
-            leaving.extend([count - 1] if name == "_pop_mode_temporarily" else [])
-        return at_line
+    def is_leaving(frame: types.FrameType) -> bool:
+        manager = frame.f_locals.get("self") if frame.f_code is exit_code else None
+        return manager is not None and manager.gen.gi_code.co_name == "_pop_mode_temporarily"
 
-    with traced_by(at_line):
-        run()
+    leaving, _ = lines_where(run, is_leaving)
     assert leaving
     for moment in [line + shift for line in leaving[:12] for shift in range(-2, 3)]:
         err = broken_off(run, moment)
