@@ -51,9 +51,14 @@ class Attempt:
         self._stored = models
 
     @property
+    def verbosity(self) -> int:
+        """How much the run asks for: 1 for `-v`, 2 for `-vv`."""
+        return self.item.config.get_verbosity()
+
+    @property
     def verbose(self) -> bool:
         """Whether the run asks for everything (`-vv`)."""
-        return self.item.config.get_verbosity() > 1
+        return self.verbosity > 1
 
     def note(self, kind: str, text: str) -> None:
         """Keep a line for the summary of the run."""

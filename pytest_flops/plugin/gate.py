@@ -108,6 +108,8 @@ def fail(attempt: Attempt, name: str, report: Report, decision: Decision) -> NoR
 
 def note_counted(attempt: Attempt, name: str, report: Report, decision: Decision) -> None:
     """Keep for the summary of a verbose run what the model costs, and how that differs from its baseline."""
+    if attempt.verbosity < 1:
+        return
     attempt.note("counted", f"{name}: {', '.join(_total_and_change(f) for f in decision.verdict.totals)}")
     if attempt.verbose:
         attempt.note("nodes", f"{name}\n{report.table()}")
